@@ -1,0 +1,1 @@
+"""lanyinglog: a Raft-replicated, ordered message log for Python teams."""

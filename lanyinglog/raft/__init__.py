@@ -1,0 +1,1 @@
+"""Consensus: PySyncObj decides order behind a guard that corrects it."""

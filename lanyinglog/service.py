@@ -1,0 +1,103 @@
+"""What a client connection may ask of a log: the door between `session` (floor 5) and the log's loops (floor 4).
+
+`session` speaks the protocol and knows nothing of Raft; the loops know nothing of sockets. Both meet in these words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+from lanyinglog.record import BatchView
+
+
+class Ack(NamedTuple):
+    """A committed batch: its messages are ``first_seq`` .. ``first_seq + count - 1``, the first at ``timestamp`` (ns).
+
+    ``duplicate`` tells that an earlier try had already stored it; the numbers are those of that try.
+    """
+
+    first_seq: int
+    count: int
+    timestamp: int
+    duplicate: bool = False
+
+
+class Ticket(Protocol):
+    """The future of one submitted batch."""
+
+    async def wait(self) -> Ack:
+        """The acknowledgement, or the `LanyingError` that says how it ended. Always ends (deadline or leadership)."""
+
+
+class Item(NamedTuple):
+    """One run as it is pushed: ``run`` is the producer's bytes, a view into the entry they were stored with."""
+
+    first_seq: int
+    timestamp: int
+    count: int
+    run: memoryview
+
+
+class Page(NamedTuple):
+    """A stretch of the log for one subscription, in order.
+
+    It covers all seqs after the ``after`` that was asked for, up to and including ``through``: whatever is not in
+    ``items`` does not match the filters. ``items`` may be empty while ``through`` moves on.
+    """
+
+    items: Sequence[Item]
+    through: int
+    messages: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class TopicStat:
+    topic: str
+    messages: int
+    bytes: int
+    last_seq: int
+    last_timestamp: int
+
+
+class LogService(Protocol):
+    """One log on this node."""
+
+    name: str
+
+    @property
+    def first_seq(self) -> int:
+        """The seq of the oldest message that can be read (1 unless retention trimmed)."""
+
+    @property
+    def last_seq(self) -> int:
+        """The high watermark: the seq of the newest committed message this node can serve; 0 for none."""
+
+    def submit(self, batch: BatchView, *, received: float) -> Ticket:
+        """Queue a batch for commit; batches of one connection commit in the order of their calls (P5).
+
+        Never blocks. Raises a definite error at once: `NotLeader` (with hint), `Busy` when the queue is full.
+        """
+
+    async def wait_room(self) -> None:
+        """Returns when the queue of waiting batches is below its bound: call before reading the next publish."""
+
+    async def read(self, *, after: int, filters: Sequence[str], messages_max: int, bytes_max: int) -> Page:
+        """The stretch behind ``after``. Stops at the first run that reaches a bound; never waits for new messages:
+        at the end of the log it returns an empty page with ``through == max(after, last_seq)``. `CorruptEntry`."""
+
+    async def wait_beyond(self, seq: int) -> None:
+        """Returns when ``last_seq > seq``."""
+
+    async def seq_at_time(self, timestamp: int) -> int:
+        """The seq of the first message at or after ``timestamp`` (ns); ``last_seq + 1`` if there is none yet."""
+
+    def topics(self) -> Sequence[TopicStat]:
+        """All topics, by name."""
+
+    def status(self) -> dict[str, Any]:
+        """``node, pid, client, peer, role, term, commit, applied, last_seq, leader, leader_client, log, first_seq,
+        durable, peers``: one flat JSON object; ``peers`` maps node -> {match, lag, connected}. ``leader_client`` is
+        the leader's client address or None."""

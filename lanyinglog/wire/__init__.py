@@ -1,0 +1,1 @@
+"""Bytes in, events out: the protocol of clients and peers, without a socket."""
