@@ -12,11 +12,11 @@ The wire carries ``code``, ``outcome``, ``message`` and, for some, a ``hint`` (`
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from typing import ClassVar
 
 
-class Outcome(str, Enum):
+class Outcome(StrEnum):
     """Whether a failed operation may have taken effect."""
 
     DEFINITE = "definite"

@@ -46,7 +46,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import google_crc32c
@@ -240,7 +240,7 @@ def _parse_run(encoded: bytes, at: int) -> RunView:
 
 
 def skim_batch(encoded: bytes, at: int, stop: int) -> BatchView:
-    """A batch inside checked bytes (an entry's CRC32C covers it): offsets are into ``encoded``, no CRC is done again."""
+    """A batch inside checked bytes (an entry's CRC32C covers it): offsets are into ``encoded``, no CRC again."""
     _, _, run_count, producer, number, count = _BATCH.unpack_from(encoded, at)
     at += BATCH_HEADER_BYTES
     runs = []
@@ -303,7 +303,7 @@ def _decode_body(body: bytes, view: RunView, first_seq: int, timestamp: int) -> 
         header_lengths = struct.unpack_from(f"<{count}I", body, at)
         at += 4 * count
     ends = list(accumulate(lengths, initial=at))
-    payloads = [body[start:stop] for start, stop in zip(ends, ends[1:], strict=False)]
+    payloads = [body[start:stop] for start, stop in pairwise(ends)]
     at = ends[-1]
     keys: Iterable[bytes | None] = [None] * count
     if key_lengths:

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple, Protocol
 from lanyinglog.record import BatchView
 
 
-class Ack(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Ack:
     """A committed batch: its messages are ``first_seq`` .. ``first_seq + count - 1``, the first at ``timestamp`` (ns).
 
     ``duplicate`` tells that an earlier try had already stored it; the numbers are those of that try.
@@ -31,7 +32,8 @@ class Ticket(Protocol):
         """The acknowledgement, or the `LanyingError` that says how it ended. Always ends (deadline or leadership)."""
 
 
-class Item(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Item:
     """One run as it is pushed: ``run`` is the producer's bytes, a view into the entry they were stored with."""
 
     first_seq: int

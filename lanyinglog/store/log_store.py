@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import google_crc32c
 
@@ -21,7 +21,8 @@ ENTRY_BYTES_MAX = 4 << 20
 """The largest ``command`` of an entry; a group commit stops well below (see `batcher`)."""
 
 
-class Entry(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Entry:
     """One Raft entry. ``index`` from 1 without gaps; ``command`` is opaque here; ``crc`` is `entry_crc` of the rest."""
 
     index: int
@@ -46,7 +47,8 @@ class HardState:
     commit: int = 0
 
 
-class EntryRecord(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class EntryRecord:
     """What applying one entry decided: derived, the same on every node, needed to serve the entry's messages.
 
     ``first_seq`` is the seq of its first message, ``count`` how many it has (0 for entries without messages: then
@@ -119,7 +121,7 @@ class LogStore(Protocol):
         """The entry, CRC32C checked. `KeyError` if there is none."""
 
     def entries(self, first: int, last: int, *, bytes_max: int) -> list[Entry]:
-        """Entries from ``first`` on, checked, until ``last``, the end of the log, or the one that reaches ``bytes_max``."""
+        """Entries from ``first`` on, checked, until ``last``, the log's end, or the one that reaches ``bytes_max``."""
 
     def term(self, index: int) -> int:
         """The term of an entry, from its checked header alone. `KeyError` if there is none."""
