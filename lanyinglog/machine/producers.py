@@ -1,0 +1,111 @@
+"""Who sent what: the table that makes a retried batch harmless (P4) and keeps a producer's batches in order (P5).
+
+A producer numbers its batches 1, 2, 3 ... For each producer the table remembers the last number and what the last
+`WINDOW` batches were given, so that a retry within the window is answered with the original numbers. A batch is
+
+- **new** when its number follows the last one (or is 1 for a producer that is not known),
+- a **duplicate** when its number is not above the last one,
+- **out of order** when it skips a number, or **unknown** when the producer is not known and the number is not 1.
+
+A producer is forgotten when it was idle for `IDLE_NS_MAX` or when there are more than `PRODUCERS_MAX`, the one idle
+longest first. "Idle" is measured in entry timestamps, never by a clock: every node forgets the same at the same entry.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from itertools import islice
+
+from lanyinglog import codec
+from lanyinglog.errors import BatchOutOfOrder, LanyingError, ProducerUnknown
+from lanyinglog.service import Ack
+
+WINDOW = 16
+"""Batches a producer may have unacknowledged; as many acknowledgements are remembered."""
+PRODUCERS_MAX = 1_000_000
+IDLE_NS_MAX = 7 * 24 * 3600 * 1_000_000_000
+FORGET_PER_BATCH_MAX = 16
+"""Idle producers forgotten at one batch, so that apply stays short however many idle out at once."""
+
+
+@dataclass(slots=True)
+class Producer:
+    """``acks`` are those of the batches ``number - len(acks) + 1 .. number``."""
+
+    number: int
+    acks: tuple[tuple[int, int, int], ...]
+
+    @property
+    def last_timestamp(self) -> int:
+        return self.acks[-1][2]
+
+
+class Producers:
+    """The table, least recently used first, and the keys changed since `take_changes`."""
+
+    def __init__(self, *, producers_max: int = PRODUCERS_MAX, idle_ns_max: int = IDLE_NS_MAX) -> None:
+        self._table: OrderedDict[bytes, Producer] = OrderedDict()
+        self._changed: set[bytes] = set()
+        self._producers_max = producers_max
+        self._idle_ns_max = idle_ns_max
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def verdict(self, producer: bytes, number: int) -> Ack | LanyingError | None:
+        """None if the batch is new, else its answer: the original `Ack`, or why it can't be stored."""
+        known = self._table.get(producer)
+        if known is None:
+            if number == 1:
+                return None
+            return ProducerUnknown(f"producer {producer.hex()} is not known here, and batch {number} is not its first")
+        if number == known.number + 1:
+            return None
+        if number > known.number:
+            return BatchOutOfOrder(f"batch {number} of producer {producer.hex()} came, {known.number + 1} comes next")
+        place = number - known.number - 1
+        if -place > len(known.acks):
+            return Ack(0, 0, 0, duplicate=True)  # stored long ago, its numbers no longer remembered
+        first_seq, count, timestamp = known.acks[place]
+        return Ack(first_seq, count, timestamp, duplicate=True)
+
+    def accept(self, producer: bytes, number: int, ack: Ack) -> None:
+        """Remember a new batch; then forget who is over a bound."""
+        known = self._table.get(producer)
+        acks = (ack.first_seq, ack.count, ack.timestamp)
+        if known is None:
+            self._table[producer] = Producer(number, (acks,))
+        else:
+            known.number = number
+            known.acks = (*known.acks[1 - WINDOW :], acks) if WINDOW > 1 else (acks,)
+            self._table.move_to_end(producer)
+        self._changed.add(producer)
+        self._forget(ack.timestamp)
+
+    def _forget(self, now_ns: int) -> None:
+        for key in list(islice(self._table, FORGET_PER_BATCH_MAX)):
+            idle = now_ns - self._table[key].last_timestamp > self._idle_ns_max
+            if not idle and len(self._table) <= self._producers_max:
+                break
+            del self._table[key]
+            self._changed.add(key)
+
+    # ------------------------------------------------------------------------------------------- checkpoint
+    def take_changes(self) -> dict[bytes, bytes | None]:
+        """Producer id -> its row, or None if forgotten, for all changed since the last call."""
+        changes: dict[bytes, bytes | None] = {}
+        for key in sorted(self._changed):
+            known = self._table.get(key)
+            changes[key] = None if known is None else codec.pack([known.number, known.acks])
+        self._changed.clear()
+        return changes
+
+    def load(self, rows: dict[bytes, bytes]) -> None:
+        """Take the table over from its rows. Timestamps are unique, so sorting by them restores the order of use."""
+        loaded = []
+        for key, value in rows.items():
+            number, acks = codec.unpack(value)
+            loaded.append((key, Producer(number, tuple((a, b, c) for a, b, c in acks))))
+        loaded.sort(key=lambda pair: pair[1].last_timestamp)
+        self._table = OrderedDict(loaded)

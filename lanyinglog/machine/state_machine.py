@@ -1,0 +1,169 @@
+"""What the log means: seq, timestamps, topics and producers as a pure function of the entries, in order.
+
+`StateMachine.apply` is **total** (audit 12): a command it can't honour yields an error result, the same on every node,
+and never an exception. It reads no clock and no random numbers: time enters only inside an entry.
+
+Invariants
+1. ``last_seq`` rises by exactly the number of messages accepted; a refused or repeated batch takes no seq (P2, P4).
+2. The timestamp of a message is above that of the message before it, whatever the leader's clock did (P2).
+3. A batch's messages have consecutive seqs and timestamps, all or none of them (P3).
+4. `take_checkpoint` is the whole difference since the last one: rows loaded into a new machine, then the
+   entries after its applied index, give the same machine.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from lanyinglog import codec, record
+from lanyinglog.errors import BadBatch, LanyingError, TooManyTopics
+from lanyinglog.machine.commands import KIND_BATCH, CommandView, parse_entry
+from lanyinglog.machine.producers import Producers
+from lanyinglog.machine.topic_table import TopicTable
+from lanyinglog.service import Ack
+from lanyinglog.store.log_store import Checkpoint, EntryRecord
+
+Result = Ack | LanyingError
+"""What became of one command."""
+
+_ROW_META = b"m"
+_ROW_PRODUCER = b"p"
+_ROW_TOPIC = b"t"
+
+
+@dataclass(frozen=True, slots=True)
+class RunPlace:
+    """Where one run's messages are: bytes ``start`` to ``stop`` of the entry's command."""
+
+    topic: str
+    first_seq: int
+    timestamp: int
+    count: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What applying one entry gave: ``results`` has one for each of its commands, ``runs`` those accepted."""
+
+    record: EntryRecord
+    results: tuple[Result, ...]
+    runs: tuple[RunPlace, ...]
+
+
+class StateMachine:
+    """The derived state of one log on one node."""
+
+    def __init__(self, *, producers: Producers | None = None, topics: TopicTable | None = None) -> None:
+        self.applied = 0
+        self.last_seq = 0
+        self.last_timestamp = 0
+        self.producers = producers if producers is not None else Producers()
+        self.topics = topics if topics is not None else TopicTable()
+        self._records: list[EntryRecord] = []
+
+    def apply(self, index: int, command: bytes) -> Applied:
+        """Entry ``index``, which follows `applied`, with its ``command`` bytes. Total: never raises on content."""
+        assert index == self.applied + 1, f"entry {index} applied after {self.applied}"
+        first_seq = self.last_seq + 1
+        try:
+            entry = parse_entry(command)
+        except ValueError:
+            entry = parse_entry(b"\x01")  # every node finds it unreadable alike: an entry without messages
+        timestamp = max(entry.timestamp, self.last_timestamp + 1)
+        base = timestamp
+        results: list[Result] = []
+        runs: list[RunPlace] = []
+        dropped: list[int] = []
+        for ordinal, part in enumerate(entry.commands):
+            result = self._apply_batch(index, command, part, timestamp, runs)
+            results.append(result)
+            if isinstance(result, Ack) and not result.duplicate:
+                timestamp += result.count
+            else:
+                dropped.append(ordinal)
+        self.applied = index
+        done = EntryRecord(index, first_seq, self.last_seq + 1 - first_seq, base, tuple(dropped))
+        if not runs:
+            done = EntryRecord(index, first_seq, 0, self.last_timestamp, tuple(dropped))
+        self._records.append(done)
+        return Applied(done, tuple(results), tuple(runs))
+
+    def _apply_batch(
+        self, index: int, command: bytes, part: CommandView, timestamp: int, runs: list[RunPlace]
+    ) -> Result:
+        if part.kind != KIND_BATCH:
+            return BadBatch(f"a command of unknown kind {part.kind}")
+        try:
+            batch = record.skim_batch(command, part.start, part.stop)
+        except (struct.error, UnicodeDecodeError, IndexError, AssertionError) as error:
+            return BadBatch(f"a batch that can't be read: {error}")
+        verdict = self.producers.verdict(batch.producer, batch.number)
+        if verdict is not None:
+            return verdict
+        if not self.topics.has_room_for({run.topic for run in batch.runs}):
+            return TooManyTopics(f"batch {batch.number} names a new topic and the log is full of them")
+        ack = Ack(self.last_seq + 1, sum(run.count for run in batch.runs), timestamp)
+        for run in batch.runs:
+            place = RunPlace(run.topic, self.last_seq + 1, timestamp, run.count, run.start, run.stop)
+            runs.append(place)
+            self.last_seq += run.count
+            timestamp += run.count
+            self.topics.count(
+                run.topic,
+                index=index,
+                messages=run.count,
+                bytes=run.stop - run.start,
+                last_seq=self.last_seq,
+                last_timestamp=timestamp - 1,
+            )
+        self.last_timestamp = timestamp - 1
+        self.producers.accept(batch.producer, batch.number, ack)
+        return ack
+
+    # ------------------------------------------------------------------------------------------- checkpoint
+    def take_checkpoint(self) -> Checkpoint:
+        """All that changed since the last call, as of `applied`. The caller must store it or hand it in again."""
+        rows: dict[bytes, bytes | None] = {_ROW_META: codec.pack([self.last_seq, self.last_timestamp])}
+        rows.update((_ROW_PRODUCER + key, value) for key, value in self.producers.take_changes().items())
+        topic_rows, postings = self.topics.take_changes()
+        rows.update((_ROW_TOPIC + key, value) for key, value in topic_rows.items())
+        records = self._records
+        self._records = []
+        return Checkpoint(self.applied, records, rows, postings)
+
+    @property
+    def entries_since_checkpoint(self) -> int:
+        """Entries applied since `take_checkpoint` was last called."""
+        return len(self._records)
+
+    def load(self, applied: int, rows: Iterable[tuple[bytes, bytes]]) -> None:
+        """Become the machine whose checkpoints gave ``rows`` at ``applied``."""
+        tables: dict[bytes, dict[bytes, bytes]] = {_ROW_PRODUCER: {}, _ROW_TOPIC: {}}
+        for key, value in rows:
+            if key == _ROW_META:
+                self.last_seq, self.last_timestamp = codec.unpack(value)
+            else:
+                tables[key[:1]][key[1:]] = value
+        self.applied = applied
+        self.producers.load(tables[_ROW_PRODUCER])
+        self.topics.load(tables[_ROW_TOPIC])
+
+
+def places(command: bytes, done: EntryRecord) -> tuple[RunPlace, ...]:
+    """The runs of an entry that was applied before, from its record: what `Applied.runs` was, without any state."""
+    if done.count == 0:
+        return ()
+    seq, timestamp = done.first_seq, done.timestamp
+    runs = []
+    for ordinal, part in enumerate(parse_entry(command).commands):
+        if ordinal in done.dropped:
+            continue
+        for run in record.skim_batch(command, part.start, part.stop).runs:
+            runs.append(RunPlace(run.topic, seq, timestamp, run.count, run.start, run.stop))
+            seq += run.count
+            timestamp += run.count
+    return tuple(runs)

@@ -1,0 +1,95 @@
+"""Which topics a log has, and in which blocks of entries each can be found.
+
+A topic gets a number when it is first seen. Derived state, the same on every node; the block postings let a
+subscription to a rare topic skip what does not concern it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lanyinglog import codec
+from lanyinglog.service import TopicStat
+from lanyinglog.store.log_store import BLOCK_ENTRIES
+
+TOPICS_MAX = 100_000
+"""Topics a log may hold: each costs every node some hundred bytes of memory."""
+
+
+@dataclass(slots=True)
+class Topic:
+    number: int
+    messages: int = 0
+    bytes: int = 0
+    last_seq: int = 0
+    last_timestamp: int = 0
+
+
+class TopicTable:
+    """Topic name -> `Topic`; what changed since `take_changes`."""
+
+    def __init__(self, *, topics_max: int = TOPICS_MAX) -> None:
+        self._table: dict[str, Topic] = {}
+        self._changed: set[str] = set()
+        self._postings: list[tuple[int, int]] = []
+        self._block = -1
+        self._in_block: set[int] = set()
+        self._topics_max = topics_max
+
+    def has_room_for(self, names: set[str]) -> bool:
+        """Whether all of ``names`` are known or may be added."""
+        new = sum(1 for name in names if name not in self._table)
+        return len(self._table) + new <= self._topics_max
+
+    def count(self, name: str, *, index: int, messages: int, bytes: int, last_seq: int, last_timestamp: int) -> None:
+        """A run of ``messages`` of topic ``name`` lies in entry ``index``."""
+        topic = self._table.get(name)
+        if topic is None:
+            topic = self._table[name] = Topic(len(self._table) + 1)
+        topic.messages += messages
+        topic.bytes += bytes
+        topic.last_seq = last_seq
+        topic.last_timestamp = last_timestamp
+        self._changed.add(name)
+        block = index // BLOCK_ENTRIES
+        if block != self._block:
+            self._block = block
+            self._in_block.clear()
+        if topic.number not in self._in_block:
+            self._in_block.add(topic.number)
+            self._postings.append((topic.number, block))
+
+    def numbers(self, matches: set[str]) -> list[int]:
+        """The numbers of the topics in ``matches`` that exist."""
+        return [self._table[name].number for name in matches if name in self._table]
+
+    def names(self) -> list[str]:
+        """All topic names, in order of first appearance."""
+        return list(self._table)
+
+    def stats(self) -> list[TopicStat]:
+        """All topics, by name."""
+        return [
+            TopicStat(name, topic.messages, topic.bytes, topic.last_seq, topic.last_timestamp)
+            for name, topic in sorted(self._table.items())
+        ]
+
+    # ------------------------------------------------------------------------------------------- checkpoint
+    def take_changes(self) -> tuple[dict[bytes, bytes | None], list[tuple[int, int]]]:
+        """Rows changed, and new postings, since the last call."""
+        rows: dict[bytes, bytes | None] = {}
+        for name in sorted(self._changed):
+            topic = self._table[name]
+            rows[name.encode()] = codec.pack(
+                [topic.number, topic.messages, topic.bytes, topic.last_seq, topic.last_timestamp]
+            )
+        postings = self._postings
+        self._changed.clear()
+        self._postings = []
+        return rows, postings
+
+    def load(self, rows: dict[bytes, bytes]) -> None:
+        """Take the table over from its rows. A block may be posted again after this: a posting is a set member."""
+        loaded = [(key.decode(), Topic(*codec.unpack(value))) for key, value in rows.items()]
+        loaded.sort(key=lambda pair: pair[1].number)
+        self._table = dict(loaded)

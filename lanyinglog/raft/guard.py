@@ -1,0 +1,435 @@
+"""The guard between the engine and its peers: every message passes here, both ways, and leaves it safe.
+
+The engine's defects are corrected from outside. This is the consensus-critical code of the product; each correction
+is a method of its own, named in the table, so that a test can take one away and see what breaks (docs/engine.md).
+
+Inbound
+| method | correction |
+|---|---|
+| `_adopt_newer_term`, `_answer_older_term` | 16: who is behind learns the term and steps down |
+| `_on_append` | 1: the log is cut only at a real conflict; what agrees is answered here |
+| `_conflict_start` | 18: one answer goes back over a whole conflicting term, not one entry |
+| `_proven_commit` | 1, 10: commit never passes what this leader proved equal, nor what is on our own disk |
+| `_on_appended` | 7: answers of another term are dropped; 4: resets older than the last rewind are dropped |
+| `deliver_durable_acks` | 10: followers' answers count only up to the leader's own disk |
+| `_restore_pipeline` | 23: an answer does not rewind what is in flight |
+| `_on_vote` | 8: a voter counts once, and only members are voters |
+
+Outbound
+| `_window_is_full` | 21: bytes and appends in flight to a follower are bounded; then the engine is told to stop |
+| `_gate` | 10: what reflects a change waits for that change's sync; appends and commit notices do not |
+
+Order of effects: `receive` and `sent` may queue messages in `outbox`, each with the journal version it must wait for;
+the replica releases them. A conflict at or below the commit index raises `Diverged`: the node must halt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from lanyinglog.raft.engine import Body, Engine, Role
+from lanyinglog.raft.journal import Journal
+from lanyinglog.raft.messages import (
+    Alive,
+    Append,
+    Appended,
+    Committed,
+    Heartbeat,
+    PeerMessage,
+    Vote,
+    VoteRequest,
+)
+
+WINDOW_BYTES_MAX = 8 << 20
+WINDOW_APPENDS_MAX = 16
+NEVER_WAITS = 0
+"""The journal version of messages that wait for no sync."""
+
+
+class Diverged(Exception):
+    """A leader contradicts an entry this node holds as committed. Going on could only spread the damage."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A message for ``to``, to be sent once the journal's durable version reaches ``version``."""
+
+    to: str
+    message: PeerMessage
+    version: int
+
+
+@dataclass(slots=True)
+class Follower:
+    """What a leader knows of one follower in its term."""
+
+    acked: int = 0
+    """The last entry it reported on its disk."""
+    in_flight: dict[int, int] = field(default_factory=dict)
+    """Number of each unanswered append with entries -> its bytes."""
+    rewound_at: int = 0
+    """Resets that answer an append numbered below this are stale."""
+    paused: bool = False
+    answered_at: float = 0.0
+    """When it last answered an append, or when the oldest one in flight was sent."""
+
+
+class Guard:
+    """Stands around one `Engine`; see the module."""
+
+    def __init__(self, *, node: str, members: Iterable[str], journal: Journal) -> None:
+        self.node = node
+        self.peers = tuple(sorted(set(members) - {node}))
+        self.journal = journal
+        self.engine: Engine  # set by `attach`: the engine needs the guard's `sent` first
+        self.outbox: list[Outgoing] = []
+        self.followers: dict[str, Follower] = {}
+        self.leader_contact_at: float | None = None
+        self._leading_term = 0
+        self._next_number = 1
+        self._answering: Append | None = None
+        self._voters: set[str] = set()
+        self._voters_term = 0
+        self._verified = 0
+        self._verified_term = 0
+        self._leader_commit = 0
+        self._notices: dict[str, int] = {}
+        self._now = 0.0
+
+    def attach(self, engine: Engine) -> None:
+        """The engine that this guard stands around."""
+        self.engine = engine
+
+    # ------------------------------------------------------------------------------------------------- inbound
+    def receive(self, sender: str, message: PeerMessage, now: float) -> None:
+        """A message from a peer. Non-members are not heard (audit 20); pre-votes are `election`'s and not for here."""
+        self._now = now
+        if sender not in self.peers:
+            return
+        self._adopt_newer_term(sender, message)
+        if message.term < self.engine.term:
+            self._answer_older_term(sender, message)
+        elif isinstance(message, Append):
+            self._on_append(sender, message)
+        elif isinstance(message, Appended):
+            self._on_appended(sender, message)
+        elif isinstance(message, Heartbeat | Committed):
+            self._on_commit_notice(sender, message)
+        elif isinstance(message, Alive):
+            self._on_alive(sender)
+        elif isinstance(message, VoteRequest):
+            self._on_vote_request(sender, message)
+        elif isinstance(message, Vote):
+            self._on_vote(sender, message)
+
+    def _adopt_newer_term(self, sender: str, message: PeerMessage) -> None:
+        """Raft 5.1: whoever sees a newer term takes it and follows. The engine does so only for some messages.
+
+        It learns by a vote request that can't be granted, whose log is older than any.
+        """
+        if message.term > self.engine.term and not isinstance(message, VoteRequest):
+            self._engine(
+                sender, {"type": "request_vote", "term": message.term, "last_log_term": -1, "last_log_index": 0}
+            )
+
+    def _answer_older_term(self, sender: str, message: PeerMessage) -> None:
+        """Tell a leader or candidate of an older term that its time is over (audit 16); stale answers need none."""
+        if isinstance(message, Append | Heartbeat | Committed | VoteRequest):
+            self._gate(sender, Alive(self.engine.term), self.journal.term_version)
+
+    # ---------------------------------------------------------------------------------- inbound, from the leader
+    def _on_append(self, sender: str, message: Append) -> None:
+        if self.engine.role is Role.LEADER:
+            raise Diverged(f"{sender} leads in term {message.term}, which this node leads")
+        self.leader_contact_at = self._now
+        self._leader_commit = max(self._leader_commit, message.commit)
+        journal = self.journal
+        if message.prev_index > journal.last_index:
+            self._refuse(sender, message, next=journal.last_index + 1)
+            return
+        if message.prev_index < journal.first_index - 1:
+            self._refuse(sender, message, next=journal.first_index)
+            return
+        if message.prev_index >= journal.first_index and journal.term(message.prev_index) != message.prev_term:
+            self._check_not_committed(message.prev_index)
+            self._refuse(sender, message, next=self._conflict_start(message.prev_index))
+            return
+        fresh = self._first_difference(message)
+        last = message.prev_index + len(message.entries)
+        self._verify(message.term, last)
+        if fresh is None:
+            self._gate(sender, Appended(message.term, message.number, True, last, last + 1), journal.version)
+            self._tell_commit(sender, message.term)
+            return
+        if fresh <= journal.last_index:
+            self._check_not_committed(fresh)
+        self._answering = message
+        self._engine(
+            sender,
+            {
+                "type": "append_entries",
+                "term": message.term,
+                "commit_index": max(self.engine.commit, min(self._proven_commit(), fresh - 1)),
+                "prevLogIdx": fresh - 1,
+                "prevLogTerm": journal.term(fresh - 1),
+                "entries": [(e.command, e.index, e.term) for e in message.entries[fresh - message.prev_index - 1 :]],
+            },
+        )
+        self._answering = None
+
+    def _first_difference(self, message: Append) -> int | None:
+        """The first index at which our log lacks an entry of ``message`` or holds another; None if it has them all."""
+        for entry in message.entries:
+            if entry.index > self.journal.last_index or self.journal.term(entry.index) != entry.term:
+                return entry.index
+        return None
+
+    def _refuse(self, sender: str, message: Append, *, next: int) -> None:
+        """Answer that entries are missing, and let the engine know of its leader."""
+        self._gate(sender, Appended(message.term, message.number, False, 0, next), self.journal.version)
+        self._tell_commit(sender, message.term)
+
+    def _conflict_start(self, index: int) -> int:
+        """Where the conflicting term that ends at ``index`` starts, but above the commit index (audit 18)."""
+        term = self.journal.term(index)
+        floor = max(self.engine.commit, self.journal.first_index)
+        while index - 1 > floor and self.journal.term(index - 1) == term:
+            index -= 1
+        return index
+
+    def _check_not_committed(self, index: int) -> None:
+        if index <= self.engine.commit:
+            raise Diverged(f"entry {index} is committed here, and the leader has another")
+
+    def _verify(self, term: int, last: int) -> None:
+        """Up to ``last`` our log is the leader's of ``term``, once what is being handled is in it."""
+        if term != self._verified_term:
+            self._verified_term, self._verified = term, 0
+        self._verified = max(self._verified, last)
+
+    def _proven_commit(self) -> int:
+        """As far as the leader says, proved equal to its log, and on our disk; never back (audit 1, 10)."""
+        verified = self._verified if self._verified_term == self.engine.term else 0
+        return max(self.engine.commit, min(self._leader_commit, verified, self.journal.durable_index))
+
+    def _on_commit_notice(self, sender: str, message: Heartbeat | Committed) -> None:
+        if self.engine.role is Role.LEADER:
+            raise Diverged(f"{sender} leads in term {message.term}, which this node leads")
+        self.leader_contact_at = self._now
+        self._leader_commit = max(self._leader_commit, message.commit)
+        self._tell_commit(sender, message.term)
+        if isinstance(message, Heartbeat):
+            self._gate(sender, Alive(message.term), self.journal.term_version)
+
+    def _tell_commit(self, leader: str, term: int) -> None:
+        """An append without a log part: the engine learns leader, term and commit index, and truncates nothing."""
+        self._engine(leader, {"type": "append_entries", "term": term, "commit_index": self._proven_commit()})
+
+    def commit_durable(self, now: float) -> None:
+        """After a sync: let the engine commit what waited for our own disk."""
+        self._now = now
+        leader = self.engine.leader
+        if leader is not None and leader != self.node and self._proven_commit() > self.engine.commit:
+            self._tell_commit(leader, self.engine.term)
+
+    # ---------------------------------------------------------------------------------- inbound, from followers
+    def _on_appended(self, sender: str, message: Appended) -> None:
+        follower = self._follower(sender, message.term)
+        if follower is None:
+            return
+        self._heard(sender)
+        follower.answered_at = self._now
+        if message.success:
+            follower.acked = max(follower.acked, min(message.match, self.journal.last_index))
+            for number in [number for number in follower.in_flight if number <= message.number]:
+                del follower.in_flight[number]
+            self.deliver_durable_acks(self._now)
+            self._open_window(sender, follower)
+        elif message.number >= follower.rewound_at:
+            self._rewind(sender, follower, next=min(message.next, self.journal.last_index + 1))
+
+    def _follower(self, sender: str, term: int) -> Follower | None:
+        """The follower's state if this node leads in ``term`` (audit 7: an answer of another term proves nothing)."""
+        if self.engine.role is not Role.LEADER or term != self.engine.term:
+            return None
+        return self._state_of(sender)
+
+    def _rewind(self, name: str, follower: Follower, *, next: int) -> None:
+        """Send from ``next`` on, forgetting what is in flight; never from below what is known to be there."""
+        follower.rewound_at = self._next_number
+        follower.in_flight.clear()
+        self.engine.set_next_index(name, max(next, follower.acked + 1, self.journal.first_index + 1))
+        self._open_window(name, follower)
+        self.engine.send_soon()
+
+    def deliver_durable_acks(self, now: float) -> None:
+        """Count followers' answers as far as our own disk is (audit 10): with that, so is every commit."""
+        self._now = now
+        if self.engine.role is not Role.LEADER:
+            return
+        for name in self.peers:
+            follower = self._state_of(name)
+            match = min(follower.acked, self.journal.durable_index)
+            if match > self.engine.match_index(name):
+                before = self.engine.next_index(name)
+                answer = {"type": "next_node_idx", "reset": False, "success": True, "next_node_idx": match + 1}
+                self._engine(name, answer)
+                self._restore_pipeline(name, before)
+
+    def _restore_pipeline(self, name: str, before: int) -> None:
+        """The engine set its next entry back to the one behind the answer; what is in flight need not go again."""
+        self.engine.set_next_index(name, max(before, self.engine.next_index(name)))
+
+    def _on_alive(self, sender: str) -> None:
+        if self._follower(sender, self.engine.term) is not None:
+            self._heard(sender)
+
+    def _heard(self, sender: str) -> None:
+        """It lives: the engine's clock of silence starts anew for it (check-quorum, Raft dissertation 6.2)."""
+        self._engine(sender, {"type": "next_node_idx", "reset": False, "success": False, "next_node_idx": 1})
+
+    # ---------------------------------------------------------------------------------------- inbound, elections
+    def _on_vote_request(self, sender: str, message: VoteRequest) -> None:
+        self._engine(
+            sender,
+            {
+                "type": "request_vote",
+                "term": message.term,
+                "last_log_index": message.last_index,
+                "last_log_term": message.last_term,
+            },
+        )
+
+    def _on_vote(self, sender: str, message: Vote) -> None:
+        """One vote a member and term (audit 8): the engine counts answers, not voters."""
+        if message.term != self._voters_term:
+            self._voters_term, self._voters = message.term, set()
+        if sender not in self._voters:
+            self._voters.add(sender)
+            self._engine(sender, {"type": "response_vote", "term": message.term})
+
+    # ------------------------------------------------------------------------------------------------ outbound
+    def sent(self, to: str, body: Body) -> None:
+        """What the engine sends, in the middle of its step."""
+        kind = body["type"]
+        if kind == "append_entries":
+            self._send_append(to, body)
+        elif kind == "next_node_idx":
+            self._send_appended(to, body)
+        elif kind == "request_vote":
+            request = VoteRequest(body["term"], body["last_log_index"], body["last_log_term"])
+            self._gate(to, request, self.journal.version)
+        elif kind == "response_vote":
+            self._gate(to, Vote(body["term"]), self.journal.version)
+        else:
+            raise AssertionError(f"the engine sends {kind}, which this product never asks for")
+
+    def _send_append(self, to: str, body: Body) -> None:
+        follower = self._state_of(to)
+        entries = body["entries"]
+        if not entries and to in self._notices:
+            return  # a second empty append in one step says nothing new
+        if not entries:
+            self._notices[to] = body["prevLogIdx"]
+            return
+        message = Append(
+            body["term"],
+            self._take_number(),
+            body["prevLogIdx"],
+            body["prevLogTerm"],
+            body["commit_index"],
+            tuple(self.journal.entry(entry[1]) for entry in entries),
+        )
+        self._notices.pop(to, None)  # it carries the commit index too
+        if not follower.in_flight:
+            follower.answered_at = self._now
+        follower.in_flight[message.number] = message.bytes
+        self._gate(to, message, NEVER_WAITS)
+        if self._window_is_full(follower):
+            follower.paused = True
+            self.engine.pause(to)
+
+    def flush_notices(self, *, probe: bool) -> None:
+        """At the end of a step: one message for each follower to whom the engine wanted to say no more than "commit".
+
+        ``probe`` makes it an empty append, which asks whether the follower has all that was sent.
+        """
+        if self.engine.role is Role.LEADER:
+            term, commit = self.engine.term, self.engine.commit
+            for name, prev in self._notices.items():
+                message: PeerMessage = Committed(term, commit)
+                if probe and not self._state_of(name).in_flight:
+                    message = Append(term, self._take_number(), prev, self.journal.term(prev), commit)
+                self._gate(name, message, NEVER_WAITS)
+            if probe:
+                # Who has appends to sync answers those late: ask for a sign of life that waits for no disk.
+                for name in self.peers:
+                    if self._state_of(name).in_flight:
+                        self._gate(name, Heartbeat(term, commit), NEVER_WAITS)
+        self._notices.clear()
+
+    def _send_appended(self, to: str, body: Body) -> None:
+        """The engine's answer to the append it is handling; with `_on_append` before it, always a success."""
+        append = self._answering
+        assert append is not None and body["success"] and not body["reset"], f"unexpected answer {body}"
+        last = append.prev_index + len(append.entries)
+        assert body["next_node_idx"] == last + 1
+        self._gate(to, Appended(append.term, append.number, True, last, last + 1), self.journal.version)
+
+    def _gate(self, to: str, message: PeerMessage, version: int) -> None:
+        """Queue ``message``; it leaves when everything up to journal ``version`` is on disk."""
+        self.outbox.append(Outgoing(to, message, version))
+
+    def _take_number(self) -> int:
+        number = self._next_number
+        self._next_number += 1
+        return number
+
+    # -------------------------------------------------------------------------------------------- flow control
+    def _state_of(self, name: str) -> Follower:
+        """A follower's state in the term this node leads; starts empty with each term."""
+        if self._leading_term != self.engine.term:
+            self._leading_term = self.engine.term
+            self.release()
+            self.followers = {peer: Follower() for peer in self.peers}
+        return self.followers[name]
+
+    def _window_is_full(self, follower: Follower) -> bool:
+        in_flight = follower.in_flight
+        return len(in_flight) >= WINDOW_APPENDS_MAX or sum(in_flight.values()) >= WINDOW_BYTES_MAX
+
+    def _open_window(self, name: str, follower: Follower) -> None:
+        if follower.paused and not self._window_is_full(follower):
+            follower.paused = False
+            self.engine.resume(name)
+            self.engine.send_soon()
+
+    def retry_silent(self, now: float, *, silence_s: float) -> None:
+        """Send again from the last answer to whoever has not answered what is in flight for ``silence_s``."""
+        self._now = now
+        if self.engine.role is not Role.LEADER:
+            return
+        for name in self.peers:
+            follower = self._state_of(name)
+            if follower.in_flight and now - follower.answered_at >= silence_s:
+                self._rewind(name, follower, next=follower.acked + 1)
+
+    def reconnected(self, name: str, now: float) -> None:
+        """A new link to ``name``: what was in flight on the old one is lost."""
+        self._now = now
+        if self.engine.role is Role.LEADER and name in self.peers:
+            follower = self._state_of(name)
+            if follower.in_flight:
+                self._rewind(name, follower, next=follower.acked + 1)
+
+    def release(self) -> None:
+        """This node leads no more, or anew: no follower is paused (a paused peer would count as unreachable)."""
+        for name, follower in self.followers.items():
+            if follower.paused:
+                follower.paused = False
+                self.engine.resume(name)
+        self.followers = {}
+
+    def _engine(self, sender: str, body: Body) -> None:
+        self.engine.receive(sender, body, self._now)

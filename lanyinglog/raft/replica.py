@@ -1,0 +1,212 @@
+"""One node's part in one log: engine, guard, election and journal as one step function, without clock, disk or socket.
+
+The caller (commit loop, simulator) feeds it messages, proposals and time, carries its messages, writes its `Writes`
+and says when they are on disk::
+
+    replica.receive(sender, message, now)       any number of times
+    replica.propose(command)                    if it leads
+    replica.advance(now)                        timers, one turn of the engine
+    for outgoing in replica.take_outbox(): ...  what may leave now
+    if replica.wants_write: writes = replica.begin_write(checkpoint)
+        ... store.write(writes) ...
+    replica.end_write(now)
+
+Order of effects: an append leaves at once, beside the leader's own sync; all else that reflects a change of log, term
+or vote leaves after that change's sync (`take_outbox` holds it back); an entry is committed when a majority, the leader
+included, has it on disk; ``apply`` sees each committed entry once, in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from lanyinglog.raft.election import Election
+from lanyinglog.raft.engine import Engine, Role
+from lanyinglog.raft.guard import Guard, Outgoing
+from lanyinglog.raft.journal import Journal
+from lanyinglog.raft.messages import PeerMessage, PreVote, PreVoteRequest, TimeoutNow
+from lanyinglog.store.log_store import Checkpoint, Entry, LogStore, Writes
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds. ``election_timeout_s`` is the longest silence before a node asks for an election."""
+
+    heartbeat_s: float = 0.1
+    election_timeout_s: float = 1.0
+
+
+class Replica:
+    """See the module. ``applied`` is the index the caller's state machine has; ``apply(entry)`` must not raise."""
+
+    def __init__(
+        self,
+        *,
+        node: str,
+        members: Iterable[str],
+        store: LogStore,
+        applied: int,
+        apply: Callable[[Entry], None],
+        timing: Timing,
+        uniform: Callable[[float, float], float],
+        now: float,
+        cache_bytes_max: int = 32 << 20,
+    ) -> None:
+        members = frozenset(members)
+        self.node = node
+        self.members = members
+        self._timing = timing
+        self._apply = apply
+        self.journal = Journal(store, cache_bytes_max=cache_bytes_max)
+        self.guard = Guard(node=node, members=members, journal=self.journal)
+        self.engine = Engine(
+            node=node,
+            members=members,
+            journal=self.journal,
+            applied=max(1, applied),
+            send=self.guard.sent,
+            apply=self._apply_index,
+            heartbeat_s=timing.heartbeat_s,
+            quorum_timeout_s=2 * timing.election_timeout_s,
+            now=now,
+        )
+        self.guard.attach(self.engine)
+        self.election = Election(
+            node=node, members=members, timeout_s=timing.election_timeout_s, uniform=uniform, now=now
+        )
+        self._probe_at = now
+        self._was_leader = False
+        if applied == 0:
+            self._apply_index(1)  # the first no-op is written by every node itself and is the same everywhere
+
+    # --------------------------------------------------------------------------------------------------- inputs
+    def receive(self, sender: str, message: PeerMessage, now: float) -> None:
+        """A message of a peer, checked for form by `messages.from_parts`, in any order and any number of times."""
+        term_before = self.engine.term
+        self.guard.leader_contact_at = None
+        self.guard.receive(sender, message, now)
+        if self.guard.leader_contact_at is not None or self._gave_vote(term_before):
+            self.election.postpone(now)
+        if sender not in self.members:
+            return
+        if isinstance(message, PreVoteRequest):
+            self._answer_pre_vote(sender, message, now)
+        elif isinstance(message, PreVote):
+            self.election.count(sender, message, term=self.engine.term)
+        elif isinstance(message, TimeoutNow) and message.term == self.engine.term and sender == self.engine.leader:
+            self._campaign(now)
+
+    def _gave_vote(self, term_before: int) -> bool:
+        state = self.journal.hard_state
+        return state.term > term_before and state.vote is not None and state.vote != self.node
+
+    def _answer_pre_vote(self, sender: str, request: PreVoteRequest, now: float) -> None:
+        journal = self.journal
+        answer = self.election.answer(
+            request,
+            now,
+            term=self.engine.term,
+            leads=self.leads,
+            last_index=journal.last_index,
+            last_term=journal.last_term,
+        )
+        self._send(sender, answer)
+
+    def propose(self, command: bytes) -> None:
+        """Have ``command`` appended at the next `advance`; `journal.last_index` before and after tells where."""
+        self.engine.propose(command)
+
+    def advance(self, now: float) -> None:
+        """Let time pass: timers, then one turn of the engine."""
+        probe = now >= self._probe_at
+        if probe:
+            self._probe_at = now + self._timing.heartbeat_s
+            self.guard.retry_silent(now, silence_s=self._timing.election_timeout_s)
+            if self.leads:
+                self.engine.send_soon()
+        if self._may_tick():
+            self.engine.tick(now)
+        if self.leads:
+            self.election.postpone(now)
+        elif now >= self.election.deadline:
+            self._ask_for_election(now)
+        if self.election.wins(term=self.engine.term) and not self.leads:
+            self._campaign(now)
+        self.guard.flush_notices(probe=probe)
+        self._notice_role()
+
+    def _may_tick(self) -> bool:
+        """Alone, a node is its own majority: the engine may count it only when all it has is on disk (audit 10)."""
+        journal = self.journal
+        return len(self.members) > 1 or journal.durable_version == journal.version
+
+    def _ask_for_election(self, now: float) -> None:
+        self.engine.forget_leader()
+        journal = self.journal
+        request = self.election.ask(
+            now, term=self.engine.term, last_index=journal.last_index, last_term=journal.last_term
+        )
+        for peer in self.guard.peers:
+            self._send(peer, request)
+
+    def _campaign(self, now: float) -> None:
+        if self.leads or not self._may_tick():
+            return
+        self.guard.release()
+        self.engine.campaign(now)
+
+    def _notice_role(self) -> None:
+        if self._was_leader and not self.leads:
+            self.guard.release()
+        self._was_leader = self.leads
+
+    def peer_connected(self, peer: str, now: float) -> None:
+        """A new link to ``peer`` is up; what was sent on the old one may be lost."""
+        self.guard.reconnected(peer, now)
+
+    # ------------------------------------------------------------------------------------------------- the disk
+    @property
+    def wants_write(self) -> bool:
+        """Whether something must reach the disk and no write is under way."""
+        return self.journal.dirty and not self.journal.writing
+
+    def begin_write(self, checkpoint: Checkpoint | None = None) -> Writes:
+        """All changes so far as one transaction; ``checkpoint`` may go with it."""
+        assert checkpoint is None or checkpoint.applied <= self.engine.commit
+        return self.journal.begin_write(checkpoint)
+
+    def end_write(self, now: float) -> None:
+        """The transaction is on disk: count it, and let out what waited for it (at the next `take_outbox`)."""
+        self.journal.end_write()
+        self.guard.deliver_durable_acks(now)
+        self.guard.commit_durable(now)
+
+    # -------------------------------------------------------------------------------------------------- outputs
+    def take_outbox(self) -> list[Outgoing]:
+        """The messages that may leave now, in order for each peer; the others stay until their sync is done."""
+        durable = self.journal.durable_version
+        outbox = self.guard.outbox
+        ready = [outgoing for outgoing in outbox if outgoing.version <= durable]
+        if ready:
+            self.guard.outbox = [outgoing for outgoing in outbox if outgoing.version > durable]
+        return ready
+
+    def next_deadline(self) -> float:
+        """When `advance` is due next even if nothing happens."""
+        return self._probe_at if self.leads else min(self.election.deadline, self._probe_at)
+
+    @property
+    def role(self) -> Role:
+        return self.engine.role
+
+    @property
+    def leads(self) -> bool:
+        """Whether this node is the leader, as far as it knows."""
+        return self.engine.role is Role.LEADER
+
+    def _apply_index(self, index: int) -> None:
+        self._apply(self.journal.entry(index))
+
+    def _send(self, to: str, message: PeerMessage) -> None:
+        self.guard.outbox.append(Outgoing(to, message, 0))
