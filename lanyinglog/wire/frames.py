@@ -1,0 +1,163 @@
+"""Frames: how a byte stream between client and node, or between nodes, is cut into messages.
+
+All integers are little-endian. A frame::
+
+    0   4   N, the length of all that follows
+    4   1   kind: 1-63 from a client, 64-127 from a node to a client, 128-255 between nodes
+    5   1   flags, 0
+    6   2   H, the length of the header
+    8   4   request id
+    12  4   CRC32C of bytes 4..12 and then the header
+    16  H   header: a msgpack map with string keys
+    ..      body: raw bytes, N - 12 - H of them
+
+The CRC32C covers what the receiver acts upon; bodies are batches and runs, which carry checksums of their own, made
+by the producer and checked again by the subscriber.
+
+A decoder refuses as early as it can: a hostile length on its first 4 bytes, flags and header length on its first
+16, a damaged header before the body has arrived. So what it buffers is bounded by one frame and one read.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import google_crc32c
+
+from lanyinglog import codec
+from lanyinglog.errors import FrameTooLarge, ProtocolError
+
+_HEAD = struct.Struct("<IBBHII")
+_LENGTH = struct.Struct("<I")
+HEAD_BYTES = _HEAD.size
+LENGTH_BYTES = _LENGTH.size
+HEADER_BYTES_MAX = 0xFFFF
+"""A header: its length is a u16."""
+REQUEST_MAX = 0xFFFF_FFFF
+"""The largest request id: a u32."""
+
+_extend = google_crc32c.extend
+_value = google_crc32c.value
+
+
+class Frame(NamedTuple):
+    """One frame as it was received: ``header`` unpacked, ``body`` untouched."""
+
+    kind: int
+    request: int
+    header: dict[str, Any]
+    body: bytes
+
+
+def encode_frame_head(kind: int, request: int, header: dict[str, Any], body_bytes: int) -> bytes:
+    """All of a frame but its body: for callers who send one body of ``body_bytes`` to many receivers."""
+    packed = codec.pack(header)
+    assert len(packed) <= HEADER_BYTES_MAX, f"a header of {len(packed)} bytes: large values belong into the body"
+    head = _HEAD.pack(HEAD_BYTES - LENGTH_BYTES + len(packed) + body_bytes, kind, 0, len(packed), request, 0)
+    crc: int = _extend(_value(head[4:12]), packed)
+    return b"".join((head[:12], _LENGTH.pack(crc), packed))
+
+
+def encode_frame(
+    kind: int, request: int, header: dict[str, Any], body: Sequence[bytes | bytearray | memoryview] = ()
+) -> bytes:
+    """A whole frame; the parts of ``body`` follow one another."""
+    head = encode_frame_head(kind, request, header, sum(map(len, body)))
+    return b"".join((head, *body)) if body else head
+
+
+class FrameDecoder:
+    """Bytes in, frames out: `feed` what arrived, then call `next_frame` until it returns None.
+
+    Invariants: 1. after `next_frame` returned None the buffer holds less than one frame of ``frame_bytes_max``;
+    2. once it raised it raises the same error for ever, for the place of the next frame is unknown;
+    3. each byte is copied a constant number of times, however it was cut into reads.
+    """
+
+    def __init__(self, *, frame_bytes_max: int) -> None:
+        self.frame_bytes_max = frame_bytes_max
+        """The largest whole frame that is accepted, its head included; may be changed between frames."""
+        self._buffer = bytearray()
+        self._head: tuple[int, int, int, int] | None = None  # kind, request, H and the frame's bytes, once checked
+        self._header: dict[str, Any] | None = None  # the next frame's header, once checked
+        self._needed = LENGTH_BYTES  # buffered bytes below which there is nothing to look at
+        self._error: ProtocolError | None = None
+
+    @property
+    def buffered_bytes(self) -> int:
+        """Bytes of a frame that has begun and is not complete; 0 between frames."""
+        return len(self._buffer)
+
+    def feed(self, data: bytes | bytearray | memoryview) -> None:
+        """Takes the next bytes of the stream, in pieces of any size. Never raises for what they contain."""
+        assert len(self._buffer) < self._needed or self._error, "take all frames before feeding more bytes"
+        if self._error is None:
+            self._buffer += data
+
+    def next_frame(self) -> Frame | None:
+        """The next complete frame, or None until more is fed. `FrameTooLarge` or another `ProtocolError`."""
+        if self._error is not None:
+            raise self._error
+        if len(self._buffer) < self._needed:
+            return None
+        try:
+            return self._take()
+        except ProtocolError as error:
+            self._error = error
+            self._buffer.clear()
+            raise
+
+    def _take(self) -> Frame | None:
+        """Looks at as much of the next frame as there is: length, then head, then header, then body."""
+        buffer = self._buffer
+        if self._head is None:
+            self._check_length(_LENGTH.unpack_from(buffer)[0])
+            if not self._has(HEAD_BYTES):
+                return None
+            self._head = self._checked_head()
+        kind, request, header_bytes, frame_bytes = self._head
+        body_at = HEAD_BYTES + header_bytes
+        if self._header is None:
+            if not self._has(body_at):
+                return None
+            self._header = self._checked_header(body_at)
+        if not self._has(frame_bytes):
+            return None
+        with memoryview(buffer) as view:
+            body = view[body_at:frame_bytes].tobytes()
+        frame = Frame(kind, request, self._header, body)
+        del buffer[:frame_bytes]
+        self._head = self._header = None
+        self._needed = LENGTH_BYTES
+        return frame
+
+    def _has(self, needed: int) -> bool:
+        self._needed = needed
+        return len(self._buffer) >= needed
+
+    def _check_length(self, length: int) -> None:
+        if length + LENGTH_BYTES > self.frame_bytes_max:
+            raise FrameTooLarge(
+                f"a frame announces {length + LENGTH_BYTES} bytes; at most {self.frame_bytes_max} are allowed here"
+            )
+        if length < HEAD_BYTES - LENGTH_BYTES:
+            raise ProtocolError(f"a frame announces {length} bytes behind its length; its head alone has 12")
+
+    def _checked_head(self) -> tuple[int, int, int, int]:
+        length, kind, flags, header_bytes, request, _ = _HEAD.unpack_from(self._buffer)
+        if flags != 0:
+            raise ProtocolError(f"a frame of kind {kind} has flags {flags:#x}; version 1 knows none")
+        if HEAD_BYTES - LENGTH_BYTES + header_bytes > length:
+            raise ProtocolError(f"a frame's header of {header_bytes} bytes does not fit its {length} bytes")
+        return kind, request, header_bytes, length + LENGTH_BYTES
+
+    def _checked_header(self, stop: int) -> dict[str, Any]:
+        with memoryview(self._buffer) as view:
+            packed = view[HEAD_BYTES:stop].tobytes()
+            covered = view[4:12].tobytes()
+        crc = _HEAD.unpack_from(self._buffer)[5]
+        if _extend(_value(covered), packed) != crc:
+            raise ProtocolError("a frame's header fails its CRC32C")
+        return codec.unpack_map(packed)
