@@ -126,10 +126,29 @@ class BatchView:
 # ------------------------------------------------------------------------------------------------ producer's side
 def encode_run(topic: str, messages: Sequence[OutgoingMessage], *, compression: int = CODEC_NONE) -> bytes:
     """``messages`` (at least one) of one ``topic`` as a run. Raises `BadTopic`, `BadBatch`."""
+    return encode_columns(
+        topic,
+        [message.payload for message in messages],
+        [message.key for message in messages],
+        [message.headers for message in messages],
+        compression=compression,
+    )
+
+
+def encode_columns(
+    topic: str,
+    payloads: Sequence[bytes],
+    keys: Sequence[bytes | None] | None = None,
+    headers: Sequence[Mapping[str, str] | None] | None = None,
+    *,
+    compression: int = CODEC_NONE,
+) -> bytes:
+    """Like `encode_run`, for who has columns already: ``keys`` and ``headers`` are as long as ``payloads``, or None
+    where no message has any."""
     check_topic(topic)
-    if not 1 <= len(messages) <= MESSAGES_MAX:
-        raise BadBatch(f"a run of {len(messages)} messages; 1 to {MESSAGES_MAX} are allowed")
-    body = _encode_body(messages)
+    if not 1 <= len(payloads) <= MESSAGES_MAX:
+        raise BadBatch(f"a run of {len(payloads)} messages; 1 to {MESSAGES_MAX} are allowed")
+    body = _encode_body(payloads, keys, headers)
     decoded_bytes = len(body)
     if decoded_bytes > DECODED_BYTES_MAX:
         raise BadBatch(f"a run of {decoded_bytes} bytes; at most {DECODED_BYTES_MAX} are allowed")
@@ -138,28 +157,26 @@ def encode_run(topic: str, messages: Sequence[OutgoingMessage], *, compression: 
     elif compression != CODEC_NONE:
         raise BadBatch(f"unknown codec {compression}")
     name = topic.encode()
-    rest = _RUN.pack(_KIND_RUN, compression, len(name), len(messages), decoded_bytes) + name + body
+    rest = _RUN.pack(_KIND_RUN, compression, len(name), len(payloads), decoded_bytes) + name + body
     return _PAIR.pack(len(rest) + 4, crc32c(rest)) + rest
 
 
-def _encode_body(messages: Sequence[OutgoingMessage]) -> bytes:
-    payloads = [message.payload for message in messages]
-    count = len(messages)
+def _encode_body(
+    payloads: Sequence[bytes], keys: Sequence[bytes | None] | None, headers: Sequence[Mapping[str, str] | None] | None
+) -> bytes:
     columns = 0
     lengths = list(map(len, payloads))
     tail: list[bytes] = []
-    if any(message.key is not None for message in messages):
+    if keys is not None and any(key is not None for key in keys):
         columns |= _COLUMN_KEYS
-        lengths += [_NO_KEY if message.key is None else len(message.key) for message in messages]
-        tail += [message.key for message in messages if message.key]
-    if any(message.headers for message in messages):
+        lengths += [_NO_KEY if key is None else len(key) for key in keys]
+        tail += [key for key in keys if key]
+    if headers is not None and any(headers):
         columns |= _COLUMN_HEADERS
-        maps = [codec.pack(_checked_headers(message.headers)) if message.headers else b"" for message in messages]
+        maps = [codec.pack(_checked_headers(one)) if one else b"" for one in headers]
         lengths += map(len, maps)
         tail += maps
-    parts = [struct.pack(f"<B{len(lengths)}I", columns, *lengths), *payloads, *tail]
-    assert len(payloads) == count
-    return b"".join(parts)
+    return b"".join([struct.pack(f"<B{len(lengths)}I", columns, *lengths), *payloads, *tail])
 
 
 def _checked_headers(headers: Mapping[str, str]) -> dict[str, str]:
