@@ -156,12 +156,19 @@ class OutcomeUnknown(LanyingError):
 class Unavailable(LanyingError):
     """No node answered, or no quorum, for as long as the caller was willing to wait.
 
-    For a publish the outcome is unknown; for everything else nothing was to happen anyway.
+    For a publish the outcome is unknown (if it is known: `NotSent`); otherwise nothing was to happen anyway.
     """
 
     code = "unavailable"
     outcome = Outcome.UNKNOWN
     advice = "check that a majority of the nodes is up and connected"
+
+
+class NotSent(Unavailable):
+    """`Unavailable`, and the client knows that no node can have stored the request: it is safe to start over."""
+
+    code = "not_sent"
+    outcome = Outcome.DEFINITE
 
 
 class ShuttingDown(LanyingError):
