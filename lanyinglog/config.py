@@ -298,6 +298,8 @@ _SETTINGS: dict[str, Callable[[str, Any], Any]] = {
     "heartbeat_s": _parse_number,
     "election_timeout_s": _parse_number,
 }
+SETTING_KEYS = tuple(_SETTINGS)
+"""The keys that say which node this is and whom it talks to; the rest are limits."""
 _LIMITS: dict[str, type] = {one.name: type(one.default) for one in fields(Limits)}
 
 

@@ -1,0 +1,104 @@
+"""The program ``lanyinglog``: its verbs, and what an ending means in words and in an exit code.
+
+======  ==============================================================================================
+code    meaning
+======  ==============================================================================================
+0       done; also when the reader of a pipe went away, and when ``dev`` or ``node`` was asked to stop
+1       failed: definitely, or after some of it was done (the output says how much)
+2       wrong usage: an option, a topic, a setting
+3       the cluster can't be reached, has no quorum, or did not say how it ended
+4       a check found a problem
+130     interrupted with Ctrl-C
+======  ==============================================================================================
+
+A verb's module is imported when the verb is called, so that ``--help`` and a short ``publish`` do not pay for the rest.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+import click
+
+import lanyinglog
+
+VERBS = {
+    "dev": ("lanyinglog.cli.dev:dev", "Run a cluster in the foreground; Ctrl-C stops it."),
+    "cluster": ("lanyinglog.cli.cluster:cluster", "Start, stop and look at a cluster in the background."),
+    "node": ("lanyinglog.cli.node:node", "Run one node in the foreground."),
+    "publish": ("lanyinglog.cli.publish:publish", "Publish a text, or each line of a file."),
+    "subscribe": ("lanyinglog.cli.subscribe:subscribe", "Print messages as they arrive."),
+    "topics": ("lanyinglog.cli.inspect:topics", "List topics, with messages, bytes and the newest seq."),
+    "status": ("lanyinglog.cli.inspect:status", "Show each node's role, term and position."),
+    "verify": ("lanyinglog.cli.inspect:verify", "Check a data directory offline; exit 4 if it is damaged."),
+}
+
+
+class Program(click.Group):
+    """The verbs of `VERBS`, each imported when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        module, _, attribute = VERBS[cmd_name][0].partition(":")
+        command = getattr(import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Verbs"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in VERBS.items()])
+
+
+def _print_version(ctx: click.Context, _option: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        click.echo(f"lanyinglog {lanyinglog.__version__}")
+        ctx.exit()
+
+
+@click.group(
+    cls=Program,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Every option can also be set in the environment: --server is LANYINGLOG_SERVER.",
+)
+@click.option(
+    "--version", is_flag=True, expose_value=False, is_eager=True, callback=_print_version, help="Show the version."
+)
+def program() -> None:
+    """A Raft-replicated, ordered message log: nothing lost, nothing doubled, nothing reordered."""
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line ``arguments`` (default: this process's) and returns the exit code."""
+    try:
+        code = program.main(
+            args=None if arguments is None else list(arguments), prog_name="lanyinglog", standalone_mode=False
+        )
+        sys.stdout.flush()
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return 130
+    except BrokenPipeError:
+        _give_up_stdout()
+        return 0
+    return code if isinstance(code, int) else 0
+
+
+def _give_up_stdout() -> None:
+    """Lets the interpreter's own flush at exit go nowhere: who read our output, as ``head`` does, has enough."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(run())

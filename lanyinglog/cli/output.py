@@ -1,0 +1,122 @@
+"""What people and programs read: tables on a terminal, one JSON object a line everywhere else.
+
+``--format auto`` decides by whether standard output is a terminal. Errors go to standard error, as a sentence, or as one
+JSON object when ``--format json`` was asked for: ``{"error", "outcome", "message", "advice"}``, where ``error`` and
+``outcome`` are the wire's words (`lanyinglog.errors`).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from lanyinglog.errors import BadRequest, BadTopic, ConfigError, LanyingError, NotLeader, OutcomeUnknown, Unavailable
+
+OK = 0
+FAILED = 1
+USAGE = 2
+NO_QUORUM = 3
+PROBLEM_FOUND = 4
+
+Row = Mapping[str, Any]
+
+
+def is_table(form: str) -> bool:
+    """Whether ``--format form`` means a table here and now."""
+    return form == "table" or (form == "auto" and sys.stdout.isatty())
+
+
+def print_json(row: Row) -> None:
+    """One object, one line, at once: whoever reads the pipe sees it now."""
+    sys.stdout.write(json.dumps(row, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+
+
+def print_rows(rows: Iterable[Row], columns: Sequence[str], *, form: str, empty: str) -> None:
+    """``rows`` as a table of ``columns``, or as JSON with all they have; ``empty`` is what a table of nothing says."""
+    rows = list(rows)
+    if not is_table(form):
+        for row in rows:
+            print_json(row)
+    elif rows:
+        print_table(rows, columns)
+    else:
+        sys.stdout.write(empty + "\n")
+
+
+def print_table(rows: Iterable[Row], columns: Sequence[str]) -> None:
+    """A table on standard output; numbers to the right."""
+    from rich.console import Console
+
+    console = Console(file=sys.stdout, soft_wrap=True)
+    console.print(table(rows, columns))
+
+
+def table(rows: Iterable[Row], columns: Sequence[str]) -> Any:
+    """A rich table of ``rows``."""
+    from rich import box
+    from rich.table import Table
+
+    rows = list(rows)
+    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        numeric = all(row.get(column) is None or isinstance(row.get(column), int | float) for row in rows)
+        drawn.add_column(column.replace("_", " "), justify="right" if numeric else "left", no_wrap=True)
+    for row in rows:
+        drawn.add_row(*(_cell(row.get(column)) for column in columns))
+    return drawn
+
+
+def _cell(value: Any) -> Any:
+    from rich.text import Text
+
+    if value is None:
+        return Text("-", style="dim")
+    if isinstance(value, int) and not isinstance(value, bool):
+        return Text(f"{value}")
+    return Text(str(value), style=_STYLES.get(str(value), ""))
+
+
+_STYLES = {"leader": "bold green", "unreachable": "bold red", "candidate": "yellow"}
+
+
+def local_time(timestamp: int) -> str:
+    """``timestamp`` (ns since the epoch) as local time to the microsecond; `positions.parse_start` reads it back."""
+    seconds, nanoseconds = divmod(timestamp, 1_000_000_000)
+    try:
+        return f"{datetime.fromtimestamp(seconds):%Y-%m-%d %H:%M:%S}.{nanoseconds // 1000:06}"
+    except (OverflowError, ValueError, OSError):
+        return f"{timestamp}ns"
+
+
+# ------------------------------------------------------------------------------------------------------------ errors
+def exit_code(error: LanyingError) -> int:
+    """The exit code that ``error`` ends the program with."""
+    if isinstance(error, ConfigError | BadTopic):
+        return USAGE
+    if isinstance(error, Unavailable | OutcomeUnknown | NotLeader):
+        return NO_QUORUM
+    return FAILED
+
+
+def error_row(error: LanyingError) -> dict[str, Any]:
+    """``error`` for programs."""
+    return {"error": error.code, "outcome": str(error.outcome), "message": error.message, "advice": error.advice}
+
+
+def print_error(error: LanyingError, *, form: str) -> None:
+    """``error`` on standard error."""
+    if form == "json":
+        sys.stderr.write(json.dumps(error_row(error), ensure_ascii=False) + "\n")
+        return
+    advice = "" if isinstance(error, ConfigError | BadRequest) else f"\n  advice: {error.advice}"
+    sys.stderr.write(f"lanyinglog: {error.message}{advice}\n")
+
+
+def note(text: str) -> None:
+    """A sentence for people on standard error."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
