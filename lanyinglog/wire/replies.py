@@ -74,7 +74,10 @@ class Welcome(Message):
 
 @dataclass(frozen=True, slots=True)
 class Acked(Message):
-    """The batch of this request id is committed (P1); see `lanyinglog.service.Ack` for the fields."""
+    """The batch of this request id is committed (P1); see `lanyinglog.service.Ack` for the fields.
+
+    All numbers are 0 for a duplicate that is so old that the log no longer remembers which they were.
+    """
 
     KIND, NAME = 66, "acked"
     first_seq: int
@@ -97,8 +100,8 @@ class Acked(Message):
     @classmethod
     def read(cls, fields: Fields, body: bytes) -> Self:
         return cls(
-            fields.integer("first_seq", 1),
-            fields.integer("count", 1, MESSAGES_MAX),
+            fields.integer("first_seq"),
+            fields.integer("count", 0, MESSAGES_MAX),
             fields.integer("timestamp"),
             fields.flag("duplicate"),
         )

@@ -1,0 +1,169 @@
+"""One client connection as a state machine: bytes in, messages out, for both roles, without a socket.
+
+`Connection.receive` takes what a socket gave and yields messages; `Connection.send` takes a message and gives what
+the socket is to send. Both walk the one table below, so neither side can send, or be made to accept, a message in the
+wrong order. The node's sessions, the client and the fuzzers use this same class.
+
+What it does not know: which requests are open, credits, seqs. Those belong to who asked and who answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import Enum
+from typing import NamedTuple
+
+from lanyinglog.errors import ProtocolError, UnsupportedVersion
+from lanyinglog.wire.frames import FrameDecoder
+from lanyinglog.wire.messages import (
+    CLIENT_MESSAGES,
+    FRAME_BYTES_MAX,
+    HELLO_BYTES_MAX,
+    NODE_MESSAGES,
+    PROTOCOL_VERSION,
+    Error,
+    Hello,
+    Message,
+    Welcome,
+    from_frame,
+    to_frame,
+)
+
+
+class Role(Enum):
+    """A side of the connection."""
+
+    CLIENT = "client"
+    NODE = "node"
+
+    @property
+    def other(self) -> Role:
+        return Role.NODE if self is Role.CLIENT else Role.CLIENT
+
+
+class State(Enum):
+    """Where a connection is; both sides go through the same states."""
+
+    NEW = "waiting for hello"
+    GREETED = "waiting for welcome"
+    OPEN = "open"
+    BROKEN = "broken by the other side"
+    CLOSED = "closed"
+
+
+_REQUESTS = [cls for cls in CLIENT_MESSAGES if cls is not Hello]
+_REPLIES = [cls for cls in NODE_MESSAGES if cls is not Welcome]
+
+TRANSITIONS: dict[tuple[State, Role, type[Message]], State] = {
+    (State.NEW, Role.CLIENT, Hello): State.GREETED,
+    (State.GREETED, Role.NODE, Welcome): State.OPEN,
+    **{(State.OPEN, Role.CLIENT, cls): State.OPEN for cls in _REQUESTS},
+    **{(State.OPEN, Role.NODE, cls): State.OPEN for cls in _REPLIES},
+}
+"""(state, who speaks, message) -> state. Whatever is not here is forbidden, but for one thing: in every state before
+CLOSED the node may send an error with request id 0, which leads there."""
+
+
+class Received(NamedTuple):
+    """A message and the request it belongs to."""
+
+    request: int
+    message: Message
+
+
+class Connection:
+    """One side (``role``) of a connection.
+
+    ``frame_bytes_max`` bounds what is accepted, and so what is buffered. ``version`` is None until negotiated.
+    """
+
+    def __init__(
+        self,
+        role: Role,
+        *,
+        frame_bytes_max: int = FRAME_BYTES_MAX,
+        version_min: int = PROTOCOL_VERSION,
+        version_max: int = PROTOCOL_VERSION,
+    ) -> None:
+        self.role = role
+        self.state = State.NEW
+        self.version: int | None = None
+        self._versions = (version_min, version_max)
+        self._frame_bytes_max = frame_bytes_max
+        # A node lets a stranger buffer no more than a hello; a client has chosen whom it talks to.
+        first_bytes_max = HELLO_BYTES_MAX if role is Role.NODE else frame_bytes_max
+        self._decoder = FrameDecoder(frame_bytes_max=min(first_bytes_max, frame_bytes_max))
+
+    @property
+    def inside_frame(self) -> bool:
+        """Whether a frame has begun to arrive and is not complete."""
+        return self._decoder.buffered_bytes > 0
+
+    def send(self, message: Message, request: int) -> bytes:
+        """The bytes of ``message``. Sending out of order is the caller's defect: `AssertionError`."""
+        state = self._next_state(self.role, message, request)
+        if state is None:
+            raise AssertionError(f"the {self.role.value} may not send {message.NAME} while {self.state.value}")
+        self.state = state
+        return to_frame(message, request)
+
+    def receive(self, data: bytes | bytearray | memoryview) -> Iterator[Received]:
+        """The messages that ``data`` completes, in order; take them all before the next call.
+
+        Raises `ProtocolError`, behind the messages before the fault; from then on nothing is received any more, and
+        a node has one thing left to send: the `Error` about it, with request id 0.
+        """
+        if self.state in (State.BROKEN, State.CLOSED):
+            raise ProtocolError(f"{len(data)} bytes from the {self.role.other.value} on a connection that has ended")
+        self._decoder.feed(data)
+        return self._messages()
+
+    def _messages(self) -> Iterator[Received]:
+        while (received := self._next_message()) is not None:
+            yield received
+
+    def _next_message(self) -> Received | None:
+        try:
+            frame = self._decoder.next_frame()
+            if frame is None:
+                return None
+            received = Received(frame.request, from_frame(frame))
+            self._accept(received)
+        except ProtocolError as error:
+            is_first = self.state is State.NEW and not isinstance(error, UnsupportedVersion)
+            self.state = State.BROKEN
+            if is_first:
+                raise ProtocolError(f"the first frame is no hello of this protocol: {error.message}") from error
+            raise
+        return received
+
+    def _accept(self, received: Received) -> None:
+        message = received.message
+        sender = self.role.other
+        state = self._next_state(sender, message, received.request)
+        if state is None:
+            raise ProtocolError(f"the {sender.value} sent {message.NAME} while {self.state.value}")
+        if isinstance(message, Hello):
+            self._negotiate(message)
+            self._decoder.frame_bytes_max = self._frame_bytes_max
+        elif isinstance(message, Welcome):
+            low, high = self._versions
+            if not low <= message.version <= high:
+                raise UnsupportedVersion(f"the node chose version {message.version}, offered were {low} to {high}")
+            self.version = message.version
+        self.state = state
+
+    def _negotiate(self, hello: Hello) -> None:
+        """The highest version that both sides speak."""
+        low, high = self._versions
+        version = min(high, hello.version_max)
+        if version < max(low, hello.version_min):
+            raise UnsupportedVersion(
+                f"the client speaks versions {hello.version_min} to {hello.version_max}, this node {low} to {high}"
+            )
+        self.version = version
+
+    def _next_state(self, sender: Role, message: Message, request: int) -> State | None:
+        if isinstance(message, Error) and request == 0:
+            return State.CLOSED if sender is Role.NODE and self.state is not State.CLOSED else None
+        return TRANSITIONS.get((self.state, sender, type(message)))
