@@ -1,0 +1,416 @@
+"""One log on disk: an LMDB environment whose every write is one atomic transaction, synced before it returns.
+
+Opening takes the directory for this process (an flock on ``owner.lock``: LMDB's own locks protect against other
+processes but break silently when one process opens an environment twice), checks that format, log, node and cluster
+are the expected ones, and reads the `State`. From then on `write` is the only door in. LMDB runs in its default
+mode: copy-on-write pages, one fdatasync, then the meta page through an O_DSYNC descriptor. ``metasync=False`` may
+lose the last transaction in a power cut, ``writemap`` turns a full disk into SIGBUS; neither is ever used.
+
+Reads run in short transactions that end inside the call: a reader left open pins every page freed since. They trust
+nothing that is not checked: each value has a CRC32C over itself and its key, a key missing inside the bounds of the
+state is damage, and an answer "there is nothing" is believed only when both neighbours prove it.
+
+Errors: a full disk or map aborts the transaction and leaves the store as it was (`StorageFull`). Any other failure
+of a write is an `OSError` and final: after a failed sync a later one can succeed with the data gone, so every
+further `write` raises it again and the caller ends the process.
+
+Not here: an I/O error while reading a mapped page. The kernel delivers it as SIGBUS, which ends the process.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import lmdb
+
+from lanyinglog.errors import StorageFull, StoreError
+from lanyinglog.store import layout
+from lanyinglog.store.layout import Damaged, Identity
+from lanyinglog.store.log_store import Checkpoint, Entry, EntryRecord, HardState, Writes
+from lanyinglog.store.pages import check_pages
+from lanyinglog.store.search import find_seq, find_time
+from lanyinglog.store.state import State, advance
+
+MAP_BYTES = (1 << 40) if sys.maxsize > 1 << 32 else (1 << 30)
+"""The address space to reserve, hence the largest log: 1 TiB (1 GiB on a 32-bit machine). It costs nothing until it
+is used: the file grows only by what is written. `set_mapsize` on a running node would need every reader to stop."""
+
+_MAP_BYTES_MIN = 1 << 28
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+class LmdbStore:
+    """See the module and `LogStore`. Make one with `open`; `close` only when no other call is running."""
+
+    def __init__(self, directory: str, owner: int, env: lmdb.Environment, identity: Identity) -> None:
+        self.directory = directory
+        self.identity = identity
+        self._owner = owner
+        self._env = env
+        self._page_bytes: int = env.stat()["psize"]
+        self._writing = threading.Lock()
+        self._failure: OSError | None = None
+        if env.info()["last_txnid"] == 0:
+            self._create()
+        self._databases = self._open_databases()
+        with self._reading() as txn:
+            stored, self._state = self._check_meta(txn)
+            _check_counts(directory, self._state, [txn.stat(each)["entries"] for each in self._databases])
+        if stored != identity:
+            raise StoreError(f"{directory} belongs to {_words(stored)}, not to {_words(identity)}")
+        self._entries, self._records, self._rows, self._postings, self._meta = self._databases
+
+    # ------------------------------------------------------------------------------------------------------- opening
+    @classmethod
+    def open(
+        cls,
+        directory: str | os.PathLike[str],
+        *,
+        log: str = "main",
+        node: str,
+        cluster: str = "",
+        map_bytes: int = MAP_BYTES,
+        create: bool = True,
+    ) -> LmdbStore:
+        """The store in ``directory``, made if there is none and ``create``; `StoreError` says why it can't be used."""
+        path = os.path.abspath(os.fspath(directory))
+        data = os.path.join(path, layout.DATA_FILE)
+        if not os.path.exists(data) and not create:
+            raise StoreError(f"{path} holds no log")
+        _make_directory(path)
+        owner = take_directory(path)
+        env = None
+        try:
+            check_pages(data)
+            env = _open_environment(path, map_bytes)
+            env.reader_check()
+            _extend_file(data, env)
+            store = cls(path, owner, env, Identity(log, node, cluster))
+            # Creation itself must survive a power cut: the files' names live in the directory.
+            _sync_directory(path)
+        except BaseException:
+            if env is not None:
+                env.close()
+            os.close(owner)
+            raise
+        return store
+
+    def _create(self) -> None:
+        """One transaction, so that a directory is either a log or still empty."""
+        try:
+            with self._env.begin(write=True) as txn:
+                meta = [self._env.open_db(name, txn=txn) for name in layout.DATABASES][-1]
+                txn.put(layout.FORMAT_KEY, layout.encode_format(), db=meta)
+                txn.put(layout.IDENTITY_KEY, layout.encode_identity(self.identity), db=meta)
+                txn.put(layout.STATE_KEY, layout.encode_state(State()), db=meta)
+        except lmdb.Error as error:
+            raise self._write_error(error) from error
+
+    def _open_databases(self) -> list[Any]:
+        try:
+            # Handles outlive only a transaction that commits; this one has nothing to write.
+            with self._env.begin(write=True) as txn:
+                return [self._env.open_db(name, txn=txn, create=False) for name in layout.DATABASES]
+        except lmdb.Error as error:
+            raise StoreError(f"{self.directory} holds an LMDB environment that is not a lanyinglog log") from error
+
+    def _check_meta(self, txn: lmdb.Transaction[bytes]) -> tuple[Identity, State]:
+        meta = self._databases[-1]
+        keys = (layout.FORMAT_KEY, layout.IDENTITY_KEY, layout.STATE_KEY)
+        form, identity, state = (txn.get(key, db=meta) for key in keys)
+        return layout.decode_meta(self.directory, form, identity, state)
+
+    @contextmanager
+    def _reading(self) -> Iterator[lmdb.Transaction[bytes]]:
+        try:
+            with self._env.begin() as txn:
+                yield txn
+        except lmdb.Error as error:
+            raise StoreError(f"{self.directory}: {error}") from error
+
+    @contextmanager
+    def _viewing(self) -> Iterator[lmdb.Transaction[memoryview]]:
+        """Values are views into the map, valid until the transaction ends: for what is large and copied once."""
+        try:
+            with self._env.begin(buffers=True) as txn:
+                yield txn
+        except lmdb.Error as error:
+            raise StoreError(f"{self.directory}: {error}") from error
+
+    # ------------------------------------------------------------------------------------------------------- numbers
+    def bounds(self) -> tuple[int, int]:
+        return self._state.first, self._state.last
+
+    def hard_state(self) -> HardState:
+        return self._state.hard
+
+    def applied(self) -> int:
+        return self._state.applied
+
+    def bytes_used(self) -> int:
+        pages: int = self._env.info()["last_pgno"] + 1
+        return pages * self._page_bytes
+
+    # ------------------------------------------------------------------------------------------------------- writing
+    def write(self, writes: Writes) -> None:
+        if self._failure is not None:
+            raise self._failure
+        after = advance(self._state, writes)
+        alone = self._writing.acquire(blocking=False)
+        assert alone, "two writes at a time"
+        try:
+            with self._env.begin(write=True) as txn:
+                after = self._put(txn, writes, after)
+            self._state = after
+        except lmdb.Error as error:
+            raise self._write_error(error) from error
+        finally:
+            self._writing.release()
+
+    def _put(self, txn: lmdb.Transaction[bytes], writes: Writes, after: State) -> State:
+        if writes.truncate_from is not None:
+            for index in range(writes.truncate_from, self._state.last + 1):
+                txn.delete(layout.index_key(index), db=self._entries)
+        for entry in writes.entries:
+            key = layout.index_key(entry.index)
+            self._append(txn, self._entries, key, layout.encode_entry(entry))
+        if writes.checkpoint is not None:
+            after = self._put_checkpoint(txn, writes.checkpoint, after)
+        # Written even when nothing else is: LMDB skips the sync of a transaction without a dirty page.
+        txn.put(layout.STATE_KEY, layout.encode_state(after), db=self._meta)
+        return after
+
+    def _put_checkpoint(self, txn: lmdb.Transaction[bytes], checkpoint: Checkpoint, after: State) -> State:
+        for record in checkpoint.records:
+            self._append(txn, self._records, layout.index_key(record.index), layout.encode_record(record))
+        for key, row in checkpoint.rows.items():
+            assert 1 <= len(key) <= layout.KEY_BYTES_MAX, f"a row key of {len(key)} bytes"
+            if row is None:
+                txn.delete(key, db=self._rows)
+            else:
+                txn.put(key, layout.seal(key, row), db=self._rows)
+        postings = after.postings
+        for topic_id, block in checkpoint.postings:
+            key = layout.posting_key(topic_id, block)
+            postings += txn.put(key, layout.encode_posting(key), db=self._postings, overwrite=False)
+        rows = txn.stat(self._rows)["entries"] if checkpoint.rows else after.rows
+        return replace(after, rows=rows, postings=postings)
+
+    def _append(self, txn: lmdb.Transaction[bytes], database: Any, key: bytes, value: bytes) -> None:
+        if not txn.put(key, value, db=database, append=True):
+            raise StoreError(f"{self.directory} is damaged: index {layout.key_index(key)} is not behind all others")
+
+    def _write_error(self, error: lmdb.Error) -> Exception:
+        if isinstance(error, lmdb.MapFullError):
+            return StorageFull(f"{self.directory} has reached the {self._env.info()['map_size']} bytes it may use")
+        if error.code in _FULL:
+            return StorageFull(f"the disk of {self.directory} is full: {error}")
+        # LMDB's own codes are negative; whatever they say, this environment can't be written any more.
+        self._failure = OSError(error.code if error.code > 0 else errno.EIO, f"{self.directory}: {error}")
+        return self._failure
+
+    # ------------------------------------------------------------------------------------------------------- entries
+    def entry(self, index: int) -> Entry:
+        with self._viewing() as txn:
+            return layout.decode_entry(index, self._entry_value(txn, index))
+
+    def entries(self, first: int, last: int, *, bytes_max: int) -> list[Entry]:
+        found: list[Entry] = []
+        taken = 0
+        with self._viewing() as txn:
+            state = self._stored_state(txn)
+            if first < state.first:
+                raise KeyError(first)
+            for index in range(first, min(last, state.last) + 1):
+                entry = layout.decode_entry(index, self._entry_value(txn, index))
+                found.append(entry)
+                taken += len(entry.command)
+                if taken >= bytes_max:
+                    break
+        return found
+
+    def term(self, index: int) -> int:
+        with self._viewing() as txn:
+            return layout.decode_term(index, self._entry_value(txn, index))
+
+    def _entry_value(self, txn: lmdb.Transaction[memoryview], index: int) -> memoryview:
+        value = txn.get(layout.index_key(index), db=self._entries) if index > 0 else None
+        if value is None:
+            state = self._stored_state(txn)
+            if state.first <= index <= state.last:
+                raise layout.corrupt_entry(index, "is missing")
+            raise KeyError(index)
+        return value
+
+    def _stored_state(self, txn: lmdb.Transaction[Any]) -> State:
+        """The state as this transaction sees it: the one in memory may already be a newer one."""
+        try:
+            return layout.decode_state(bytes(txn.get(layout.STATE_KEY, b"", db=self._meta)))
+        except Damaged as error:
+            raise StoreError(f"{self.directory} is damaged: its state {error}") from error
+
+    # --------------------------------------------------------------------------------------------- what apply decided
+    def record(self, index: int) -> EntryRecord:
+        with self._reading() as txn:
+            return self._record(txn, index)
+
+    def records(self, first: int, last: int) -> list[EntryRecord]:
+        with self._reading() as txn:
+            state = self._stored_state(txn)
+            return [self._record(txn, index) for index in range(max(first, state.first), min(last, state.applied) + 1)]
+
+    def _record(self, txn: lmdb.Transaction[bytes], index: int) -> EntryRecord:
+        value = txn.get(layout.index_key(index), db=self._records) if index > 0 else None
+        if value is None:
+            state = self._stored_state(txn)
+            if state.first <= index <= state.applied:
+                raise layout.corrupt_entry(index, "has lost its record")
+            raise KeyError(index)
+        return layout.decode_record(index, value)
+
+    def index_of_seq(self, seq: int) -> int | None:
+        with self._reading() as txn:
+            state = self._stored_state(txn)
+            return find_seq(lambda index: self._record(txn, index), state.first, state.applied, seq)
+
+    def index_of_time(self, timestamp: int) -> int | None:
+        with self._reading() as txn:
+            state = self._stored_state(txn)
+            return find_time(lambda index: self._record(txn, index), state.first, state.applied, timestamp)
+
+    def rows(self) -> list[tuple[bytes, bytes]]:
+        found = []
+        with self._reading() as txn:
+            expected = self._stored_state(txn).rows
+            for key, value in txn.cursor(db=self._rows):
+                try:
+                    found.append((key, layout.unseal(key, value)))
+                except Damaged as error:
+                    raise StoreError(f"{self.directory} is damaged: row {key!r} {error}") from error
+        if len(found) != expected:
+            raise StoreError(f"{self.directory} is damaged: it has {len(found)} rows, its state says {expected}")
+        return found
+
+    def next_block(self, topic_ids: Sequence[int], block: int) -> int | None:
+        nearest: int | None = None
+        with self._reading() as txn, txn.cursor(db=self._postings) as cursor:
+            for topic_id in topic_ids:
+                found = self._next_block(cursor, topic_id, block)
+                if found is not None and (nearest is None or found < nearest):
+                    nearest = found
+                    if found == block:
+                        break
+        return nearest
+
+    def _next_block(self, cursor: lmdb.Cursor[bytes], topic_id: int, block: int) -> int | None:
+        """The answer lies between two postings. Both are checked, for a damaged key can lead the search astray or
+        hide the posting that was asked for; two whole neighbours on either side of the place prove the answer."""
+        place = (topic_id, block)
+        found = self._posting(cursor) if cursor.set_range(layout.posting_key(*place)) else None
+        if found != place and (cursor.prev() if found else cursor.last()):
+            before = self._posting(cursor)
+            if before >= place:
+                raise StoreError(f"{self.directory} is damaged: postings {before} and {found} are out of order")
+        if found is None or found[0] != topic_id:
+            return None
+        if found < place:
+            raise StoreError(f"{self.directory} is damaged: posting {found} is out of order")
+        return found[1]
+
+    def _posting(self, cursor: lmdb.Cursor[bytes]) -> tuple[int, int]:
+        try:
+            return layout.decode_posting(cursor.key(), cursor.value())
+        except Damaged as error:
+            raise StoreError(f"{self.directory} is damaged: posting {cursor.key().hex()} {error}") from error
+
+    # ------------------------------------------------------------------------------------------------------- closing
+    def close(self) -> None:
+        with self._writing:
+            if self._owner >= 0:
+                self._env.close()
+                os.close(self._owner)
+                self._owner = -1
+
+
+def take_directory(path: str, *, shared: bool = False) -> int:
+    """A descriptor that holds ``path`` for this process until it is closed; `StoreError` if another has it.
+
+    ``shared`` is for a reader that must not write: it makes no file, and several may hold it at once.
+    """
+    name = os.path.join(path, layout.OWNER_FILE)
+    owner = os.open(name, os.O_CLOEXEC | (os.O_RDONLY if shared else os.O_RDWR | os.O_CREAT), 0o600)
+    try:
+        fcntl.flock(owner, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        if not shared:
+            os.ftruncate(owner, 0)
+            os.pwrite(owner, b"%d\n" % os.getpid(), 0)
+    except OSError as error:
+        pid = os.pread(owner, 20, 0).decode("ascii", "replace").strip()
+        os.close(owner)
+        if not isinstance(error, BlockingIOError):
+            raise
+        raise StoreError(f"{path} is in use by process {pid or 'unknown'}") from error
+    return owner
+
+
+def _open_environment(path: str, map_bytes: int) -> lmdb.Environment:
+    """Reserves ``map_bytes`` of address space, or half as often as it takes where a process may not have as much
+    (`ulimit -v`, a kernel with a small address space)."""
+    while True:
+        try:
+            return lmdb.open(path, map_size=map_bytes, max_dbs=len(layout.DATABASES), mode=0o600)
+        except lmdb.MemoryError as error:
+            if map_bytes // 2 < _MAP_BYTES_MIN:
+                raise StoreError(f"{path}: no address space for a map of {map_bytes} bytes") from error
+            map_bytes //= 2
+        except lmdb.Error as error:
+            raise StoreError(f"{path} can't be opened: {error}") from error
+
+
+def _extend_file(data: str, env: lmdb.Environment) -> None:
+    """Makes the file reach the end of its last page: to read beyond the end of a mapped file that was cut short is
+    SIGBUS, whereas a hole reads as zeros, which fail their checks. By name, not by descriptor: closing one drops
+    LMDB's locks."""
+    bytes_needed = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
+    if os.path.getsize(data) < bytes_needed:
+        os.truncate(data, bytes_needed)
+
+
+def _check_counts(directory: str, state: State, counts: list[int]) -> None:
+    """LMDB counts the keys of each database: a subtree that is gone, or an old one that came back, shows here."""
+    expected = (state.last - state.first + 1, state.applied - state.first + 1, state.rows, state.postings)
+    for name, count, wanted in zip(layout.DATABASES, counts, expected, strict=False):
+        if count != wanted:
+            raise StoreError(f"{directory} is damaged: it has {count} {name.decode()}, its state says {wanted}")
+
+
+def _words(identity: Identity) -> str:
+    cluster = f" of cluster {identity.cluster!r}" if identity.cluster else ""
+    return f"log {identity.log!r} on node {identity.node!r}{cluster}"
+
+
+def _make_directory(path: str) -> None:
+    """Makes ``path`` and what is missing above it, each synced into the directory that names it."""
+    missing = []
+    while not os.path.isdir(path):
+        missing.append(path)
+        path = os.path.dirname(path)
+    for each in reversed(missing):
+        os.makedirs(each, mode=0o700, exist_ok=True)
+        _sync_directory(os.path.dirname(each))
+
+
+def _sync_directory(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
