@@ -77,8 +77,11 @@ class Replica:
         )
         self._probe_at = now
         self._was_leader = False
+
+    def start(self, applied: int) -> None:
+        """Apply the first no-op, which every node writes itself and which is the same everywhere, if that is due."""
         if applied == 0:
-            self._apply_index(1)  # the first no-op is written by every node itself and is the same everywhere
+            self._apply_index(1)
 
     # --------------------------------------------------------------------------------------------------- inputs
     def receive(self, sender: str, message: PeerMessage, now: float) -> None:

@@ -1,0 +1,120 @@
+"""The heart of a log on trio: turns the core, carries its messages, and keeps one write under way.
+
+One task turns `LogCore` whenever something arrived or a timer is due; another writes. While a transaction syncs in its
+thread the core goes on turning: it sends appends, takes answers, and holds back what the sync must precede.
+
+A full disk (ENOSPC) is waited out: the same transaction is tried again while the log declines publishes and serves
+reads. Any other failure of a write ends the process: after a failed sync the next one can succeed with the data
+gone, so the truth is then on the peers.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import structlog
+import trio
+
+from lanyinglog.errors import StorageFull
+from lanyinglog.log_core import LogCore
+from lanyinglog.raft.messages import PeerMessage
+from lanyinglog.store.log_store import LogStore, Writes
+
+STORAGE_RETRY_S = 0.5
+_LATENESS_S_MAX = 0.001  # never sleep a whole second for a deadline that float arithmetic puts a hair ahead
+
+log = structlog.get_logger()
+
+
+class CommitLoop:
+    """See the module. ``send(to, message)`` never blocks."""
+
+    def __init__(
+        self,
+        *,
+        core: LogCore,
+        store: LogStore,
+        send: Callable[[str, PeerMessage], None],
+        wall_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self.core = core
+        self._store = store
+        self._send = send
+        self._wall_ns = wall_ns
+        self._woken = trio.Event()
+        self._write_due = trio.Event()
+        self._moved = trio.lowlevel.ParkingLot()
+        self._writer_limiter = trio.CapacityLimiter(1)
+        self._seen = (0, True)
+
+    # -------------------------------------------------------------------------------------- called by other tasks
+    def receive(self, sender: str, message: PeerMessage) -> None:
+        """A peer's message, taken at once."""
+        self.core.receive(sender, message, trio.current_time())
+        self.wake()
+
+    def peer_connected(self, peer: str) -> None:
+        """There is a new link to ``peer``."""
+        self.core.replica.peer_connected(peer, trio.current_time())
+        self.wake()
+
+    def wake(self) -> None:
+        """Something arrived: turn soon."""
+        self._woken.set()
+
+    async def wait_moved(self) -> None:
+        """Returns after a turn in which the tail moved or the queue of waiting batches got room."""
+        await self._moved.park()
+
+    # --------------------------------------------------------------------------------------------------- tasks
+    async def run(self) -> None:
+        """Turn until cancelled. Raises what makes going on unsafe: `OSError`, `CorruptEntry`, `Diverged`."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._write_forever)
+            while True:
+                self._woken = trio.Event()
+                self._turn()
+                with trio.move_on_at(self.core.next_deadline() + _LATENESS_S_MAX):
+                    await self._woken.wait()
+
+    def _turn(self) -> None:
+        core = self.core
+        core.advance(trio.current_time(), self._wall_ns())
+        for outgoing in core.take_outbox():
+            self._send(outgoing.to, outgoing.message)
+        if core.wants_write:
+            self._write_due.set()
+        seen = (core.tail.last_seq, core.batcher.has_room)
+        if seen != self._seen:
+            self._seen = seen
+            self._moved.unpark_all()
+
+    async def _write_forever(self) -> None:
+        while True:
+            await self._write_due.wait()
+            self._write_due = trio.Event()
+            if self.core.wants_write:
+                await self.write()
+
+    async def write(self, *, checkpoint: bool = False) -> None:
+        """One transaction, now. Also the last act of a clean shutdown, when `run` has ended."""
+        writes = self.core.begin_write(checkpoint=checkpoint)
+        while not await self._written(writes):  # noqa: ASYNC110  # nobody tells when a disk has room again
+            await trio.sleep(STORAGE_RETRY_S)
+        self.core.end_write(writes, trio.current_time())
+        self.wake()
+
+    async def _written(self, writes: Writes) -> bool:
+        """Whether the disk had room."""
+        try:
+            await trio.to_thread.run_sync(self._store.write, writes, limiter=self._writer_limiter)
+        except StorageFull as error:
+            if not self.core.storage_full:
+                log.error("the disk is full: publishes are declined until there is room", why=error.message)
+            self.core.storage_full = True
+            return False
+        if self.core.storage_full:
+            log.info("the disk has room again")
+        self.core.storage_full = False
+        return True

@@ -1,0 +1,147 @@
+"""One log as sessions see it: `LogService` over the loop, the hot tail and the history on disk."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import trio
+
+from lanyinglog.batcher import Ticket
+from lanyinglog.commit_loop import CommitLoop
+from lanyinglog.record import BatchView
+from lanyinglog.service import Page, TopicStat
+from lanyinglog.store.log_store import LogStore
+from lanyinglog.tail import History
+from lanyinglog.topics import matcher
+
+HISTORY_READERS_MAX = 4
+"""Threads that read history at once; more would only make the disk seek."""
+INDEXED_TOPICS_MAX = 64
+"""A filter that matches more topics than this reads every block: the index would hardly skip any."""
+
+
+class HostedLog:
+    """See `service.LogService` for what the methods promise."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        loop: CommitLoop,
+        store: LogStore,
+        client_of: Callable[[str], str | None],
+        connected: Callable[[str], bool],
+        own_addresses: tuple[str, str],
+    ) -> None:
+        self.name = name
+        self._loop = loop
+        self._core = loop.core
+        self._history = History(store)
+        self._client_of = client_of
+        self._connected = connected
+        self._own_client, self._own_peer = own_addresses
+        self._readers = trio.CapacityLimiter(HISTORY_READERS_MAX)
+        self._core.leader_hint = self._leader_client
+
+    @property
+    def first_seq(self) -> int:
+        return 1
+
+    @property
+    def last_seq(self) -> int:
+        return self._core.tail.last_seq
+
+    def submit(self, batch: BatchView, *, received: float) -> Ticket:
+        ticket = self._core.submit(batch, received)
+        self._loop.wake()
+        return ticket
+
+    async def wait_room(self) -> None:
+        while not self._core.batcher.has_room:
+            await self._loop.wait_moved()
+
+    async def wait_beyond(self, seq: int) -> None:
+        while self.last_seq <= seq:
+            await self._loop.wait_moved()
+
+    async def read(self, *, after: int, filters: Sequence[str], messages_max: int, bytes_max: int) -> Page:
+        if after >= self.last_seq:
+            return Page((), after, 0, 0)
+        matches = matcher(filters)
+        if self._core.tail.holds(after + 1):
+            return self._core.tail.read(after=after, matches=matches, messages_max=messages_max, bytes_max=bytes_max)
+        numbers = self._topic_numbers(filters)
+        return await trio.to_thread.run_sync(
+            lambda: self._history.read(
+                after=after,
+                matches=matches,
+                topic_numbers=numbers,
+                messages_max=messages_max,
+                bytes_max=bytes_max,
+            ),
+            limiter=self._readers,
+        )
+
+    def _topic_numbers(self, filters: Sequence[str]) -> list[int] | None:
+        """The numbers of the topics that match, or None where looking at every block is no worse."""
+        if ">" in filters:
+            return None
+        matches = matcher(filters)
+        names = {name for name in self._core.machine.topics.names() if matches(name)}
+        return self._core.machine.topics.numbers(names) if len(names) <= INDEXED_TOPICS_MAX else None
+
+    async def seq_at_time(self, timestamp: int) -> int:
+        seq = self._core.tail.seq_at_time(timestamp)
+        if seq is None and self.last_seq:
+            seq = await trio.to_thread.run_sync(self._history.seq_at_time, timestamp, limiter=self._readers)
+        if seq is None:
+            seq = self._core.tail.first_seq
+        return self.last_seq + 1 if seq is None else seq
+
+    def topics(self) -> Sequence[TopicStat]:
+        return self._core.machine.topics.stats()
+
+    def status(self) -> dict[str, Any]:
+        engine = self._core.replica.engine
+        journal = self._core.replica.journal
+        return {
+            "node": self._core.replica.node,
+            "pid": os.getpid(),
+            "client": self._own_client,
+            "peer": self._own_peer,
+            "role": str(self._core.replica.role),
+            "term": engine.term,
+            "commit": engine.commit,
+            "applied": self._core.machine.applied,
+            "last_seq": self.last_seq,
+            "first_seq": self.first_seq,
+            "log": self.name,
+            "leader": engine.leader,
+            "leader_client": self._leader_client(),
+            "durable": journal.durable_index,
+            "storage_full": self._core.storage_full,
+            "peers": self._peer_status(),
+        }
+
+    def _peer_status(self) -> dict[str, Any]:
+        """What this node knows of the others; ``match`` and ``lag`` (entries) only while it leads."""
+        replica = self._core.replica
+        status: dict[str, Any] = {}
+        for name in replica.guard.peers:
+            match = replica.engine.match_index(name) if replica.leads else None
+            lag = None if match is None else replica.journal.last_index - match
+            status[name] = {
+                "match": match,
+                "lag": lag,
+                "connected": self._connected(name),
+                "client": self._client_of(name),
+            }
+        return status
+
+    def _leader_client(self) -> str | None:
+        leader = self._core.replica.engine.leader
+        if leader is None:
+            return None
+        return self._own_client if leader == self._core.replica.node else self._client_of(leader)

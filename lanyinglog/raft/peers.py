@@ -1,0 +1,336 @@
+"""Links between nodes: TCP, one for each direction, dialled by who speaks on it.
+
+A node dials every other and sends on that link alone; it hears on the links that others dialled. A link carries frames
+(`wire.frames`) of `messages`, in order. When it breaks, what was queued is dropped and said to be lost (`connected` is
+called for the new one): Raft sends again what matters.
+
+Who is it? The two prove to each other that they know the cluster's secret before anything else is heard (audit 27)::
+
+    dialler   -> hello   {version, cluster, node, to, client, nonce}
+    listener  -> welcome {version, cluster, node, client, nonce, proof}    proof: HMAC-SHA256 over nonces and names
+    dialler   -> proof   {proof}
+
+A link from a node that has one already replaces it: what was under way on the old one is never heard after what
+came on the new one.
+
+Bounds (P8): a handshake takes `HANDSHAKE_S_MAX`, a frame `messages.PEER_FRAME_BYTES_MAX`, and a peer's outbox
+``outbox_bytes_max``; appends that find it full are dropped, and sent again when the peer has answered.
+"""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+import socket
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+import trio
+
+from lanyinglog.config import Address
+from lanyinglog.errors import LanyingError, ProtocolError, Unauthorized, UnsupportedVersion
+from lanyinglog.raft.messages import PEER_FRAME_BYTES_MAX, Append, PeerMessage, from_parts, to_parts
+from lanyinglog.wire.frames import Frame, FrameDecoder, encode_frame
+
+PEER_VERSION = 1
+HANDSHAKE_S_MAX = 5.0
+CONNECT_S_MAX = 2.0
+REDIAL_S = 0.1
+"""Between two attempts to reach a peer: well below an election timeout."""
+DEAD_LINK_MS = 5_000
+"""Unacknowledged bytes for so long end a link (TCP_USER_TIMEOUT): a healed partition is not left to TCP's back-off."""
+OUTBOX_MESSAGES_MAX = 4_096
+UNKNOWN_CONNECTIONS_MAX = 64
+"""Connections that have not proved who they are; one more is closed at once."""
+_READ_BYTES = 256 << 10
+_HANDSHAKE_BYTES_MAX = 4_096
+_HELLO, _WELCOME, _PROOF = 128, 129, 140
+_SMALL_MESSAGE_BYTES = 128
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class PeerIdentity:
+    """Who this node says it is. ``client`` is its client address, told to peers for their hints."""
+
+    node: str
+    cluster: str
+    client: str
+    secret: bytes | None
+
+
+class Outbox:
+    """Messages for one peer, bounded in bytes and number."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        self._queue: deque[tuple[PeerMessage, int]] = deque()
+        self._bytes = 0
+        self._arrival = trio.Event()
+
+    def put(self, message: PeerMessage) -> bool:
+        """Queue it; False if it was dropped because the outbox is full."""
+        size = _SMALL_MESSAGE_BYTES + (message.bytes if isinstance(message, Append) else 0)
+        full = self._bytes > 0 and self._bytes + size > self._bytes_max
+        if full or len(self._queue) >= OUTBOX_MESSAGES_MAX:
+            return False
+        self._queue.append((message, size))
+        self._bytes += size
+        self._arrival.set()
+        return True
+
+    async def take(self, bytes_max: int) -> list[PeerMessage]:
+        """At least one message, and more until ``bytes_max`` is reached."""
+        while not self._queue:
+            self._arrival = trio.Event()
+            await self._arrival.wait()
+        taken: list[PeerMessage] = []
+        size = 0
+        while self._queue and size < bytes_max:
+            message, message_bytes = self._queue.popleft()
+            taken.append(message)
+            size += message_bytes
+        self._bytes -= size
+        return taken
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._queue.clear()
+        self._bytes = 0
+
+
+class PeerNetwork:
+    """All links of one node. ``receive(sender, message)`` and ``connected(peer)`` are called from its tasks."""
+
+    def __init__(
+        self,
+        *,
+        identity: PeerIdentity,
+        peers: Mapping[str, Address],
+        outbox_bytes_max: int,
+        receive: Callable[[str, PeerMessage], None],
+        connected: Callable[[str], None],
+    ) -> None:
+        self._identity = identity
+        self._peers = {name: address for name, address in peers.items() if name != identity.node}
+        self._receive = receive
+        self._connected = connected
+        self._outboxes = {name: Outbox(outbox_bytes_max) for name in self._peers}
+        self._up: set[str] = set()
+        self._inbound: dict[str, trio.CancelScope] = {}
+        self._unknown = 0
+        self.clients: dict[str, str] = {}
+        """Client addresses as peers told them."""
+
+    def send(self, to: str, message: PeerMessage) -> None:
+        """Queue ``message``; dropped when there is no link or no room. Never blocks."""
+        if to in self._up:
+            self._outboxes[to].put(message)
+
+    def is_connected(self, peer: str) -> bool:
+        """Whether the link to ``peer`` is up."""
+        return peer in self._up
+
+    async def run(self, listeners: Sequence[trio.SocketListener]) -> None:
+        """Dial and listen until cancelled."""
+        async with trio.open_nursery() as nursery:
+            for name in self._peers:
+                nursery.start_soon(self._dial_forever, name)
+            await trio.serve_listeners(self._accept, list(listeners), handler_nursery=nursery)
+
+    # ------------------------------------------------------------------------------------------------ outbound
+    async def _dial_forever(self, name: str) -> None:
+        last_complaint = ""
+        while True:
+            try:
+                await self._dial(name)
+            except (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as error:
+                complaint = type(error).__name__
+            except LanyingError as error:
+                complaint = error.message
+            else:
+                complaint = "closed"
+            finally:
+                self._up.discard(name)
+                self._outboxes[name].clear()
+            if complaint != last_complaint:
+                log.info("peer link down", peer=name, why=complaint)
+                last_complaint = complaint
+            await trio.sleep(REDIAL_S)
+
+    async def _dial(self, name: str) -> None:
+        host, port = self._peers[name]
+        with trio.fail_after(CONNECT_S_MAX):
+            stream = await trio.open_tcp_stream(host, port)
+        async with stream:
+            _tune(stream)
+            with trio.fail_after(HANDSHAKE_S_MAX):
+                await self._introduce(stream, name)
+            self._outboxes[name].clear()
+            self._up.add(name)
+            log.info("peer link up", peer=name)
+            self._connected(name)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._watch, stream, nursery.cancel_scope)
+                await self._write(stream, self._outboxes[name])
+
+    async def _introduce(self, stream: trio.SocketStream, name: str) -> None:
+        me = self._identity
+        nonce = secrets.token_bytes(16)
+        hello = {
+            "version": PEER_VERSION,
+            "cluster": me.cluster,
+            "node": me.node,
+            "to": name,
+            "client": me.client,
+            "nonce": nonce,
+        }
+        await stream.send_all(encode_frame(_HELLO, 0, hello))
+        decoder = FrameDecoder(frame_bytes_max=_HANDSHAKE_BYTES_MAX)
+        welcome = await _one_frame(stream, decoder, _WELCOME)
+        other_nonce = _bytes(welcome, "nonce")
+        if _text(welcome, "cluster") != me.cluster or _text(welcome, "node") != name:
+            raise Unauthorized(
+                f"{name}'s address is answered by {_text(welcome, 'node')} of {_text(welcome, 'cluster')}"
+            )
+        self._check(welcome, self._proof(b"listener", me.node, name, nonce, other_nonce), name)
+        self.clients[name] = _text(welcome, "client")
+        proof = self._proof(b"dialler", me.node, name, nonce, other_nonce)
+        await stream.send_all(encode_frame(_PROOF, 0, {"proof": proof}))
+
+    async def _watch(self, stream: trio.SocketStream, scope: trio.CancelScope) -> None:
+        """Nothing is heard on this link; its end is."""
+        try:
+            await stream.receive_some(1)
+        except trio.BrokenResourceError:
+            pass  # the end all the same
+        scope.cancel()
+
+    async def _write(self, stream: trio.SocketStream, outbox: Outbox) -> None:
+        while True:
+            messages = await outbox.take(1 << 20)
+            parts = []
+            for message in messages:
+                kind, header, body = to_parts(message)
+                parts.append(encode_frame(kind, 0, header, body))
+            await stream.send_all(b"".join(parts) if len(parts) > 1 else parts[0])
+
+    # ------------------------------------------------------------------------------------------------- inbound
+    async def _accept(self, stream: trio.SocketStream) -> None:
+        """One link that another node dialled; whatever comes on it costs at most this link."""
+        if self._unknown >= UNKNOWN_CONNECTIONS_MAX:
+            await trio.aclose_forcefully(stream)
+            return
+        sender = "unknown"
+        try:
+            async with stream:
+                _tune(stream)
+                decoder = FrameDecoder(frame_bytes_max=_HANDSHAKE_BYTES_MAX)
+                sender = await self._identify(stream, decoder)
+                decoder.frame_bytes_max = PEER_FRAME_BYTES_MAX
+                await self._listen(stream, decoder, sender)
+        except LanyingError as error:
+            log.warning("peer link refused", peer=sender, why=error.message)
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as error:
+            log.info("peer link lost", peer=sender, why=type(error).__name__)
+
+    async def _identify(self, stream: trio.SocketStream, decoder: FrameDecoder) -> str:
+        self._unknown += 1
+        try:
+            with trio.fail_after(HANDSHAKE_S_MAX):
+                return await self._answer_hello(stream, decoder)
+        finally:
+            self._unknown -= 1
+
+    async def _answer_hello(self, stream: trio.SocketStream, decoder: FrameDecoder) -> str:
+        me = self._identity
+        hello = await _one_frame(stream, decoder, _HELLO)
+        name, nonce = _text(hello, "node"), _bytes(hello, "nonce")
+        if hello.header.get("version") != PEER_VERSION:
+            raise UnsupportedVersion(f"{name} speaks peer version {hello.header.get('version')}, not {PEER_VERSION}")
+        if _text(hello, "cluster") != me.cluster or _text(hello, "to") != me.node or name not in self._peers:
+            raise Unauthorized(f"{name} of {_text(hello, 'cluster')} looks for {_text(hello, 'to')}; this is {me.node}")
+        own_nonce = secrets.token_bytes(16)
+        welcome = {
+            "version": PEER_VERSION,
+            "cluster": me.cluster,
+            "node": me.node,
+            "client": me.client,
+            "nonce": own_nonce,
+            "proof": self._proof(b"listener", name, me.node, nonce, own_nonce),
+        }
+        await stream.send_all(encode_frame(_WELCOME, 0, welcome))
+        answer = await _one_frame(stream, decoder, _PROOF)
+        self._check(answer, self._proof(b"dialler", name, me.node, nonce, own_nonce), name)
+        self.clients[name] = _text(hello, "client")
+        return name
+
+    async def _listen(self, stream: trio.SocketStream, decoder: FrameDecoder, sender: str) -> None:
+        with trio.CancelScope() as scope:
+            older = self._inbound.get(sender)
+            if older is not None:
+                older.cancel()
+            self._inbound[sender] = scope
+            try:
+                while True:
+                    frame = decoder.next_frame()
+                    while frame is not None:
+                        self._receive(sender, from_parts(frame.kind, frame.header, frame.body))
+                        frame = decoder.next_frame()
+                    received = await stream.receive_some(_READ_BYTES)
+                    if not received:
+                        return
+                    decoder.feed(received)
+            finally:
+                if self._inbound.get(sender) is scope:
+                    del self._inbound[sender]
+
+    # -------------------------------------------------------------------------------------------------- proofs
+    def _proof(self, role: bytes, dialler: str, listener: str, nonce: bytes, other_nonce: bytes) -> bytes:
+        if self._identity.secret is None:
+            return b""
+        words = (role, self._identity.cluster.encode(), dialler.encode(), listener.encode(), nonce, other_nonce)
+        return hmac.digest(self._identity.secret, b"".join(len(w).to_bytes(2, "little") + w for w in words), "sha256")
+
+    def _check(self, frame: Frame, expected: bytes, name: str) -> None:
+        if not hmac.compare_digest(_bytes(frame, "proof"), expected):
+            raise Unauthorized(f"{name} does not know the secret of cluster {self._identity.cluster}")
+
+
+def _tune(stream: trio.SocketStream) -> None:
+    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, DEAD_LINK_MS)
+
+
+async def _one_frame(stream: trio.SocketStream, decoder: FrameDecoder, kind: int) -> Frame:
+    """The next frame, which must be of ``kind``."""
+    while True:
+        frame = decoder.next_frame()
+        if frame is not None:
+            if frame.kind != kind:
+                raise ProtocolError(f"a frame of kind {frame.kind} came where {kind} was due")
+            return frame
+        received = await stream.receive_some(_HANDSHAKE_BYTES_MAX)
+        if not received:
+            raise ProtocolError("the link ended in the middle of the handshake")
+        decoder.feed(received)
+
+
+def _text(frame: Frame, key: str) -> str:
+    value: Any = frame.header.get(key)
+    if not isinstance(value, str) or len(value) > 300:
+        raise ProtocolError(f"the handshake's {key} is missing or no short text")
+    return value
+
+
+def _bytes(frame: Frame, key: str) -> bytes:
+    value: Any = frame.header.get(key)
+    if not isinstance(value, bytes) or len(value) > 64:
+        raise ProtocolError(f"the handshake's {key} is missing or no short byte string")
+    return value
