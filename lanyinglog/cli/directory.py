@@ -81,23 +81,33 @@ def is_cluster(directory: Path) -> bool:
     return (directory / STATE_FILE).is_file()
 
 
-def create_cluster(directory: Path, *, nodes: int = 3, port: int = CLIENT_PORT) -> ClusterDirectory:
-    """A new cluster of ``nodes`` nodes in ``directory``, which must be empty or absent. Starts nothing."""
+def plan_members(directory: Path, *, nodes: int, port: int) -> tuple[Member, ...]:
+    """The members that a new cluster in ``directory`` has: n1, n2 ... with client ports from ``port`` on."""
     if not 1 <= nodes <= MEMBERS_MAX:
         raise ConfigError(f"nodes must be 1 to {MEMBERS_MAX}, not {nodes}")
     if not 1 <= port <= 65_535 - PEER_PORT_OFFSET - nodes:
         raise ConfigError(f"port must be 1 to {65_535 - PEER_PORT_OFFSET - nodes}, not {port}")
+    return tuple(
+        Member(
+            f"n{place}",
+            Address("127.0.0.1", one),
+            Address("127.0.0.1", one + PEER_PORT_OFFSET),
+            directory / f"n{place}",
+        )
+        for place, one in enumerate(range(port, port + nodes), start=1)
+    )
+
+
+def create_cluster(directory: Path, *, nodes: int = 3, port: int = CLIENT_PORT) -> ClusterDirectory:
+    """A new cluster of ``nodes`` nodes in ``directory``, which must be empty or absent. Starts nothing."""
+    members = plan_members(directory, nodes=nodes, port=port)
     directory.mkdir(parents=True, exist_ok=True)
     if any(one.name != LOCK_FILE for one in directory.iterdir()):
         raise ConfigError(f"{directory} is not empty and not a cluster's directory: choose another")
-    ports = range(port, port + nodes)
     state = {
         "version": 1,
         "cluster": f"local-{secrets.token_hex(4)}",
-        "nodes": {
-            f"n{place}": {"client": f"127.0.0.1:{one}", "peer": f"127.0.0.1:{one + PEER_PORT_OFFSET}"}
-            for place, one in enumerate(ports, start=1)
-        },
+        "nodes": {one.node: {"client": str(one.client), "peer": str(one.peer)} for one in members},
     }
     descriptor = os.open(directory / SECRET_FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:

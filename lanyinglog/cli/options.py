@@ -1,7 +1,7 @@
 """The options that verbs share, each of which can be set in the environment, and the verb that knows how errors end.
 
-``--some-option`` is ``LANYINGLOG_SOME_OPTION`` for every verb that has it. Options of ``node`` are the exception in how, not
-in what: `lanyinglog.config` reads their variables, for it has to put a file's settings below them.
+``--some-option`` is ``LANYINGLOG_SOME_OPTION`` for every verb that has it. Options of ``node`` differ in how, not in
+what: `lanyinglog.config` reads their variables, for it has to put a file's settings below them.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 import click
 
 from lanyinglog.cli.output import exit_code, print_error
-from lanyinglog.config import CLIENT_LISTEN, CLIENT_PORT, ENVIRONMENT_PREFIX, Address, parse_address, parse_addresses
-from lanyinglog.errors import ConfigError, LanyingError
+from lanyinglog.config import CLIENT_LISTEN, CLIENT_PORT, ENVIRONMENT_PREFIX, Address, parse_addresses
+from lanyinglog.errors import ConfigError, LanyingError, Outcome
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 Decorator = Callable[[Decorated], Decorated]
@@ -27,33 +27,28 @@ class Verb(click.Command):
         try:
             return super().invoke(ctx)
         except LanyingError as error:
-            print_error(error, form=ctx.params.get("form") or "auto")
-            ctx.exit(exit_code(error))
+            failure = error
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            failure = SystemFailure(f"{error.filename or ''}: {error.strerror or error}".removeprefix(": "))
+        print_error(failure, form=ctx.params.get("form") or "auto")
+        return exit_code(failure)
 
 
-class _Servers(click.ParamType):
-    name = "host:port[,...]"
+class SystemFailure(LanyingError):
+    """The operating system refused something: a file, a directory, a socket."""
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Address, ...]:
-        if isinstance(value, tuple):
-            return value
-        try:
-            return parse_addresses("--server", value, default_port=CLIENT_PORT)
-        except ConfigError as error:
-            self.fail(error.message, param, ctx)
+    code = "system"
+    outcome = Outcome.DEFINITE
+    advice = "the message is the system's"
 
 
-class _AddressType(click.ParamType):
-    name = "host:port"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Address:
-        try:
-            return value if isinstance(value, Address) else parse_address(param.opts[0] if param else "address", value)
-        except ConfigError as error:
-            self.fail(error.message, param, ctx)
-
-
-ADDRESS = _AddressType()
+def _parse_servers(_ctx: click.Context, param: click.Parameter, value: Any) -> tuple[Address, ...]:
+    try:
+        return parse_addresses("--server", value, default_port=CLIENT_PORT)
+    except ConfigError as error:
+        raise click.BadParameter(error.message, param=param) from error
 
 
 def option(name: str, *others: str, **settings: Any) -> Decorator[Any]:
@@ -67,9 +62,10 @@ def server_option() -> Decorator[Any]:
     return option(
         "--server",
         "servers",
-        type=_Servers(),
-        default=(CLIENT_LISTEN,),
-        show_default=str(CLIENT_LISTEN),
+        callback=_parse_servers,
+        default=str(CLIENT_LISTEN),
+        show_default=True,
+        metavar="HOST:PORT[,...]",
         help="Client addresses of the cluster; one is enough, more help when nodes are down.",
     )
 

@@ -1,8 +1,8 @@
 """What people and programs read: tables on a terminal, one JSON object a line everywhere else.
 
-``--format auto`` decides by whether standard output is a terminal. Errors go to standard error, as a sentence, or as one
-JSON object when ``--format json`` was asked for: ``{"error", "outcome", "message", "advice"}``, where ``error`` and
-``outcome`` are the wire's words (`lanyinglog.errors`).
+``--format auto`` decides by whether standard output is a terminal. Errors go to standard error, as a sentence, or as
+one JSON object when ``--format json`` was asked for: ``{"error", "outcome", "message", "advice"}``, where ``error``
+and ``outcome`` are the wire's words (`lanyinglog.errors`).
 """
 
 from __future__ import annotations

@@ -1,0 +1,111 @@
+"""Asking each node by itself how it is: what ``status`` and ``cluster status`` show, and how a start knows it is done.
+
+A client (`lanyinglog.client`) talks to *the cluster* and moves on when a node does not answer; here the answer of a
+particular node, or its silence, is the point. So this is one hello and one question on a plain socket, in a thread
+per node, all of them at once and within one deadline.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from lanyinglog.config import Address, parse_address
+from lanyinglog.errors import LanyingError, Unavailable
+from lanyinglog.wire.connection import Connection, Role
+from lanyinglog.wire.messages import Error, Hello, Message, Status, StatusReply, Welcome
+
+COLUMNS = ("node", "pid", "client", "peer", "role", "term", "commit", "applied", "last_seq", "lag")
+UNREACHABLE = "unreachable"
+ANSWER_S = 2.0
+"""How long a node may take: one that needs longer can't lead either (two election timeouts)."""
+_READ_BYTES = 1 << 16
+Reply = TypeVar("Reply", bound=Message)
+
+
+# ---------------------------------------------------------------------------------------------------------- one node
+def ask(address: Address, *, timeout_s: float = ANSWER_S) -> dict[str, Any]:
+    """The status of the node at ``address``. `Unavailable` if it is silent, otherwise the error that it answers."""
+    deadline = time.monotonic() + timeout_s
+    connection = Connection(Role.CLIENT)
+    try:
+        with socket.create_connection(address, timeout=timeout_s) as stream:
+            stream.sendall(connection.send(Hello(client="lanyinglog status"), 0))
+            _expect(Welcome, stream, connection, deadline)
+            stream.sendall(connection.send(Status(), 1))
+            reply = _expect(StatusReply, stream, connection, deadline)
+            return dict(reply.status)
+    except OSError as error:
+        raise Unavailable(f"{address}: {error.strerror or error}") from error
+
+
+def _expect(kind: type[Reply], stream: socket.socket, connection: Connection, deadline: float) -> Reply:
+    while True:
+        stream.settimeout(max(0.001, deadline - time.monotonic()))
+        chunk = stream.recv(_READ_BYTES)
+        if not chunk:
+            raise Unavailable("the node closed the connection")
+        for received in connection.receive(chunk):
+            if isinstance(received.message, Error):
+                raise received.message.exception()
+            if isinstance(received.message, kind):
+                return received.message
+
+
+def _ask_or_none(address: Address | None, timeout_s: float) -> dict[str, Any] | None:
+    if address is None:
+        return None
+    try:
+        return ask(address, timeout_s=timeout_s)
+    except LanyingError:
+        return None  # its row says unreachable
+
+
+# ------------------------------------------------------------------------------------------------------- all of them
+def roll(nodes: Mapping[str, Address | None], *, timeout_s: float = ANSWER_S) -> list[dict[str, Any]]:
+    """One row of `COLUMNS` for each of ``nodes``, in their order. One that does not answer, or another node that
+    answers in its place, is ``unreachable``, and all that only it could tell is None."""
+    replies = _ask_all(list(nodes.values()), timeout_s)
+    rows = []
+    for (node, address), reply in zip(nodes.items(), replies, strict=True):
+        if reply is None or reply.get("node") != node:
+            reply = {"node": node, "client": None if address is None else str(address), "role": UNREACHABLE}
+        rows.append({column: reply.get(column) for column in COLUMNS})
+    return with_lag(rows)
+
+
+def _ask_all(addresses: Sequence[Address | None], timeout_s: float) -> list[dict[str, Any] | None]:
+    with ThreadPoolExecutor(max_workers=max(1, len(addresses))) as pool:
+        return list(pool.map(lambda address: _ask_or_none(address, timeout_s), addresses))
+
+
+def roll_from(servers: Sequence[Address], *, timeout_s: float = ANSWER_S) -> list[dict[str, Any]]:
+    """One row for each member of the cluster that ``servers`` belong to, by name. `Unavailable` if none answers."""
+    nodes: dict[str, Address | None] = {}
+    for address, reply in zip(servers, _ask_all(servers, timeout_s), strict=True):
+        if reply is not None:
+            nodes[str(reply["node"])] = address
+            for name, peer in reply.get("peers", {}).items():
+                if nodes.get(name) is None:
+                    nodes[name] = parse_address("client", peer["client"]) if peer.get("client") else None
+    if not nodes:
+        raise Unavailable(f"no node answers at {', '.join(map(str, servers))} within {timeout_s:g} s")
+    return roll(dict(sorted(nodes.items())), timeout_s=timeout_s)
+
+
+def with_lag(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """``rows`` with ``lag``: the messages between a node's newest and the newest that any node told of."""
+    newest = max((row["last_seq"] for row in rows if row["last_seq"] is not None), default=0)
+    for row in rows:
+        row["lag"] = None if row["last_seq"] is None else newest - row["last_seq"]
+    return rows
+
+
+def has_quorum(rows: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether the cluster takes writes, by what its nodes say: one leads, and a majority is in its term."""
+    rows = list(rows)
+    terms = [row["term"] for row in rows if row["role"] == "leader"]
+    return bool(terms) and 2 * sum(row["term"] == max(terms) for row in rows) > len(rows)
