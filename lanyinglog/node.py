@@ -1,0 +1,169 @@
+"""One node: the composition root, where store, log, peers and sessions are made, joined, started and stopped.
+
+Start: data directory opened and checked, listeners bound (so that a taken port is an error at once), then one line
+``{"event": "ready", ...}`` on standard error once clients are served. Stop (SIGTERM or Ctrl-C): no new requests,
+one last checkpoint, exit 0. What makes going on unsafe ends the process with exit code 1 and says why: a failed
+sync (the truth is then on the peers), a damaged entry the log needs, a leader that contradicts what is committed.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import random
+import signal
+import sys
+from collections.abc import Sequence
+
+import structlog
+import trio
+
+from lanyinglog.batcher import BatcherLimits
+from lanyinglog.commit_loop import CommitLoop
+from lanyinglog.config import Address, NodeConfig
+from lanyinglog.errors import ConfigError, CorruptEntry, LanyingError
+from lanyinglog.hosted_log import HostedLog
+from lanyinglog.log_core import LogCore
+from lanyinglog.raft.engine import check_audited
+from lanyinglog.raft.guard import Diverged
+from lanyinglog.raft.peers import PeerIdentity, PeerNetwork
+from lanyinglog.raft.replica import Timing
+from lanyinglog.session import serve_clients
+from lanyinglog.store.environment import LmdbStore
+
+LOG_NAME = "main"
+log = structlog.get_logger()
+
+
+def run(config: NodeConfig) -> int:
+    """Run the node until it is told to stop; the process's exit code."""
+    configure_logging()
+    try:
+        check_audited()
+        trio.run(_serve, config, strict_exception_groups=True)
+    except BaseExceptionGroup as group:
+        return _exit_code(_first_cause(group))
+    except (LanyingError, OSError, Diverged) as error:
+        return _exit_code(error)
+    return 0
+
+
+def configure_logging() -> None:
+    """Structured lines on standard error: readable on a terminal, JSON elsewhere."""
+    terminal = sys.stderr.isatty()
+    renderer = structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer()
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
+
+
+def _first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _exit_code(error: BaseException) -> int:
+    if isinstance(error, CorruptEntry | Diverged | LanyingError | OSError):
+        log.error("the node stops", why=str(error), kind=type(error).__name__)
+        return 1
+    raise error
+
+
+async def _serve(config: NodeConfig) -> None:
+    client_listeners = await _listen("client_listen", config.client_listen)
+    peer_listeners = await _listen("peer_listen", config.peer_listen)
+    client_address = _bound(config.client_listen, client_listeners)
+    store = LmdbStore.open(
+        config.data / LOG_NAME,
+        log=LOG_NAME,
+        node=config.node,
+        cluster=config.cluster,
+        map_bytes=config.limits.store_bytes_max,
+    )
+    try:
+        await _run_log(config, store, client_listeners, peer_listeners, client_address)
+    finally:
+        store.close()
+
+
+async def _run_log(
+    config: NodeConfig,
+    store: LmdbStore,
+    client_listeners: Sequence[trio.SocketListener],
+    peer_listeners: Sequence[trio.SocketListener],
+    client_address: str,
+) -> None:
+    limits = config.limits
+    core = LogCore(
+        node=config.node,
+        members=config.peers,
+        store=store,
+        timing=Timing(config.heartbeat_s, config.election_timeout_s),
+        uniform=random.SystemRandom().uniform,
+        now=trio.current_time(),
+        limits=BatcherLimits(
+            waiting_bytes_max=2 * limits.queue_bytes_max,
+            room_bytes_max=limits.queue_bytes_max,
+            entry_bytes_max=limits.entry_bytes_max,
+            entries_in_flight_max=limits.entries_inflight_max,
+        ),
+        cache_bytes_max=limits.hot_cache_bytes_max,
+    )
+    loop = CommitLoop(core=core, store=store, send=lambda to, message: network.send(to, message))
+    network = PeerNetwork(
+        identity=PeerIdentity(config.node, config.cluster, client_address, config.secret),
+        peers=config.peers,
+        outbox_bytes_max=limits.peer_outbox_bytes_max,
+        receive=loop.receive,
+        connected=loop.peer_connected,
+    )
+    network.clients.update({name: str(address) for name, address in config.clients.items()})
+    hosted = HostedLog(
+        LOG_NAME,
+        loop=loop,
+        store=store,
+        client_of=network.clients.get,
+        connected=network.is_connected,
+        own_addresses=(client_address, str(config.peers[config.node])),
+    )
+    gc.collect()
+    gc.freeze()  # what lives as long as the process need not be walked again
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(loop.run)
+        nursery.start_soon(network.run, peer_listeners)
+        nursery.start_soon(serve_clients, client_listeners, hosted, config)
+        log.info("ready", node=config.node, client=client_address, peer=str(config.peers[config.node]))
+        await _wait_for_signal()
+        log.info("stopping", node=config.node)
+        nursery.cancel_scope.cancel()
+    with trio.CancelScope(shield=True), trio.move_on_after(5):
+        await loop.write(checkpoint=True)
+
+
+async def _wait_for_signal() -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for _ in signals:
+            return
+
+
+async def _listen(key: str, address: Address) -> list[trio.SocketListener]:
+    try:
+        return await trio.open_tcp_listeners(address.port, host=address.host)
+    except OSError as error:
+        raise ConfigError(f"{key}: can't listen on {address}: {error}") from error
+
+
+def _bound(address: Address, listeners: Sequence[trio.SocketListener]) -> str:
+    """The address with the port the system chose, if it was to choose."""
+    return str(Address(address.host, listeners[0].socket.getsockname()[1]))
