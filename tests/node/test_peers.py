@@ -1,0 +1,240 @@
+"""Links between nodes: who is let in, and what bad input costs."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from lanyinglog.config import Address
+from lanyinglog.raft import peers as peers_module
+from lanyinglog.raft.messages import Alive, Append, PeerMessage, to_parts
+from lanyinglog.raft.peers import Outbox, PeerIdentity, PeerNetwork
+from lanyinglog.store.log_store import Entry, entry_crc
+from lanyinglog.wire.frames import encode_frame
+
+
+class Node:
+    """A `PeerNetwork` on a loopback port, with what it heard."""
+
+    def __init__(self, name: str, listener: trio.SocketListener) -> None:
+        self.name = name
+        self.listener = listener
+        self.address = Address("127.0.0.1", listener.socket.getsockname()[1])
+        self.heard: list[tuple[str, PeerMessage]] = []
+        self.connected = trio.Event()
+        self.network: PeerNetwork
+        self._arrival = trio.Event()
+
+    def build(self, members: dict[str, Address], secret: bytes | None, cluster: str) -> None:
+        self.network = PeerNetwork(
+            identity=PeerIdentity(self.name, cluster, f"{self.name}:1", secret),
+            peers=members,
+            outbox_bytes_max=1 << 20,
+            receive=self._receive,
+            connected=lambda peer: self.connected.set(),
+        )
+
+    def _receive(self, sender: str, message: PeerMessage) -> None:
+        self.heard.append((sender, message))
+        self._arrival.set()
+
+    async def wait_heard(self, count: int) -> None:
+        while len(self.heard) < count:
+            self._arrival = trio.Event()
+            await self._arrival.wait()
+
+
+@asynccontextmanager
+async def cluster(
+    *, secrets: tuple[bytes | None, ...], names: tuple[str, ...] = ("n1", "n2"), clusters: tuple[str, ...] = ("c", "c")
+) -> AsyncIterator[list[Node]]:
+    nodes = [Node(name, (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]) for name in names]
+    members = {node.name: node.address for node in nodes}
+    async with trio.open_nursery() as nursery:
+        for node, secret, name in zip(nodes, secrets, clusters, strict=True):
+            node.build(members, secret, name)
+            nursery.start_soon(node.network.run, [node.listener])
+        yield nodes
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.trio
+async def test_messages_arrive_in_order_from_whom_they_came() -> None:
+    with trio.fail_after(10):
+        async with cluster(secrets=(b"s" * 32, b"s" * 32)) as (one, two):
+            await one.connected.wait()
+            entry = Entry(2, 1, b"command", entry_crc(2, 1, b"command"))
+            sent = [Append(1, n, 1, 0, 0, (entry,)) if n % 2 else Alive(n) for n in range(1, 200)]
+            for message in sent:
+                one.network.send("n2", message)
+            await two.wait_heard(len(sent))
+            assert two.heard == [("n1", message) for message in sent]
+            assert one.network.clients == {"n2": "n2:1"}
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize(
+    ("secrets", "clusters"),
+    [
+        pytest.param((b"s" * 32, b"t" * 32), ("c", "c"), id="another-secret"),
+        pytest.param((b"s" * 32, None), ("c", "c"), id="no-secret-at-the-listener"),
+        pytest.param((None, b"s" * 32), ("c", "c"), id="no-secret-at-the-dialler"),
+        pytest.param((None, None), ("c", "d"), id="another-cluster"),
+    ],
+)
+async def test_a_stranger_is_not_heard(secrets: tuple[bytes | None, ...], clusters: tuple[str, ...]) -> None:
+    refused = trio.Event()
+    with trio.fail_after(10):
+        async with cluster(secrets=secrets, clusters=clusters) as (one, two):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(peers_module.log, "warning", lambda *_, **__: refused.set(), raising=False)
+                await refused.wait()
+            assert not one.connected.is_set() and not two.connected.is_set()
+            assert not one.network.is_connected("n2")
+
+
+@pytest.mark.trio
+async def test_a_newer_link_replaces_the_older_one() -> None:
+    with trio.fail_after(10):
+        async with cluster(secrets=(None, None)) as (one, two):
+            await one.connected.wait()
+            one.network.send("n2", Alive(1))
+            await two.wait_heard(1)
+            first = two.network._inbound["n1"]
+            stream = await trio.open_tcp_stream(*two.address)
+            await introduce(stream, two)
+            await stream.send_all(encode_frame(Alive.kind, 0, {"term": 7}))
+            await two.wait_heard(2)
+            assert two.heard[-1] == ("n1", Alive(7))
+            assert first.cancel_called
+            await stream.aclose()
+
+
+async def introduce(stream: trio.SocketStream, to: Node) -> None:
+    hello = {"version": 1, "cluster": "c", "node": "n1", "to": to.name, "client": "x:1", "nonce": b"n" * 16}
+    await stream.send_all(encode_frame(128, 0, hello))
+    await stream.receive_some(4096)
+    await stream.send_all(encode_frame(140, 0, {"proof": b""}))
+
+
+HELLO = {"version": 1, "cluster": "c", "node": "n1", "to": "n2", "client": "x:1", "nonce": b"n" * 16}
+
+
+def _garbage(rng: random.Random) -> bytes:
+    return rng.randbytes(rng.randrange(1, 300))
+
+
+def _mutated_hello(rng: random.Random) -> bytes:
+    frame = bytearray(encode_frame(128, 0, HELLO))
+    for _ in range(rng.randrange(1, 4)):
+        frame[rng.randrange(len(frame))] ^= 1 << rng.randrange(8)
+    return bytes(frame)
+
+
+def _wrong_fields(rng: random.Random) -> bytes:
+    header: dict[str, Any] = dict(HELLO)
+    key = rng.choice(sorted(header))
+    header[key] = rng.choice([None, -1, 1 << 40, "x" * 2000, b"y" * 500, [], {}, 99])
+    return encode_frame(rng.choice([128, 128, 129, 1, 255]), 0, header)
+
+
+def _torn(rng: random.Random) -> bytes:
+    frame = encode_frame(128, 0, HELLO)
+    return frame[: rng.randrange(len(frame))]
+
+
+def _hostile_length(rng: random.Random) -> bytes:
+    return rng.choice([b"\xff\xff\xff\xff", b"\x00\x00\x00\x00", (1 << 30).to_bytes(4, "little")]) + rng.randbytes(50)
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("make", [_garbage, _mutated_hello, _wrong_fields, _torn, _hostile_length])
+async def test_bad_input_costs_its_own_link_and_nothing_else(make: Callable[[random.Random], bytes]) -> None:
+    rng = random.Random(20)
+    with trio.fail_after(60):
+        async with cluster(secrets=(None, None)) as (one, two):
+            await one.connected.wait()
+            for _ in range(100):
+                stream = await trio.open_tcp_stream(*two.address)
+                async with stream:
+                    await stream.send_all(make(rng))
+                    await stream.send_eof()
+                    try:
+                        while await stream.receive_some(4096):
+                            pass
+                    except trio.BrokenResourceError:
+                        pass  # the node closed it with bytes unread: a reset
+            one.network.send("n2", Alive(5))
+            await two.wait_heard(1)
+            assert two.heard[-1] == ("n1", Alive(5))
+            assert two.network._unknown == 0
+
+
+@pytest.mark.trio
+async def test_damaged_messages_behind_a_valid_handshake_close_the_link() -> None:
+    rng = random.Random(21)
+    entry = Entry(2, 1, b"command" * 10, entry_crc(2, 1, b"command" * 10))
+    kind, header, body_parts = to_parts(Append(1, 1, 1, 0, 0, (entry,)))
+    good = encode_frame(kind, 0, header, body_parts)
+    with trio.fail_after(60):
+        async with cluster(secrets=(None, None)) as (one, two):
+            await one.connected.wait()
+            for _ in range(60):
+                bad = bytearray(good)
+                bad[rng.randrange(16, len(bad))] ^= 1 << rng.randrange(8)
+                stream = await trio.open_tcp_stream(*two.address)
+                async with stream:
+                    await introduce(stream, two)
+                    await stream.send_all(bad)
+                    try:
+                        while await stream.receive_some(4096):
+                            pass
+                    except trio.BrokenResourceError:
+                        pass
+            assert two.heard == [], "a flipped bit is never delivered"
+
+
+@pytest.mark.trio
+async def test_a_handshake_that_takes_its_time_is_ended(autojump_clock: trio.testing.MockClock) -> None:
+    one, other = trio.testing.memory_stream_pair()
+    node = Node.__new__(Node)
+    node.name, node.heard = "n2", []
+    network = PeerNetwork(
+        identity=PeerIdentity("n2", "c", "x:1", None),
+        peers={"n1": Address("127.0.0.1", 1), "n2": Address("127.0.0.1", 2)},
+        outbox_bytes_max=1000,
+        receive=lambda sender, message: None,
+        connected=lambda peer: None,
+    )
+    frame = encode_frame(128, 0, HELLO)
+
+    async def trickle() -> None:
+        try:
+            for byte in frame:
+                await one.send_all(bytes([byte]))
+                await trio.sleep(1)
+        except trio.BrokenResourceError:
+            pass
+
+    started = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trickle)
+        with pytest.raises(trio.TooSlowError):
+            await network._identify(other, peers_module.FrameDecoder(frame_bytes_max=4096))  # type: ignore[arg-type]
+        await other.aclose()
+    assert trio.current_time() - started < peers_module.HANDSHAKE_S_MAX + 2
+
+
+def test_a_full_outbox_drops_what_comes_next_and_keeps_what_it_has() -> None:
+    outbox = Outbox(bytes_max=1000)
+    entry = Entry(2, 1, b"x" * 800, 0)
+    assert outbox.put(Append(1, 1, 1, 0, 0, (entry,)))
+    assert not outbox.put(Append(1, 2, 2, 0, 0, (entry,)))
+    outbox.clear()
+    assert outbox.put(Append(1, 3, 1, 0, 0, (entry,)))
