@@ -14,6 +14,7 @@ import random
 import signal
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 import structlog
 import trio
@@ -28,7 +29,7 @@ from lanyinglog.raft.engine import check_audited
 from lanyinglog.raft.guard import Diverged
 from lanyinglog.raft.peers import PeerIdentity, PeerNetwork
 from lanyinglog.raft.replica import Timing
-from lanyinglog.session import serve_clients
+from lanyinglog.session import NodeIdentity, serve_clients
 from lanyinglog.store.environment import LmdbStore
 
 LOG_NAME = "main"
@@ -142,7 +143,10 @@ async def _run_log(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(loop.run)
         nursery.start_soon(network.run, peer_listeners)
-        nursery.start_soon(serve_clients, client_listeners, hosted, config)
+        identity = NodeIdentity(config.node, config.cluster)
+        await nursery.start(
+            partial(serve_clients, client_listeners, {LOG_NAME: hosted}, identity=identity, limits=limits)
+        )
         log.info("ready", node=config.node, client=client_address, peer=str(config.peers[config.node]))
         await _wait_for_signal()
         log.info("stopping", node=config.node)
