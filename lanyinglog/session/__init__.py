@@ -1,0 +1,10 @@
+"""Client connections on a node: `serve_clients` accepts them, `serve_session` serves one.
+
+Read in this order: `connection` (what a client may ask, and who runs), `outbox` (the one writer), `subscription`
+(pushes and credit), `listener` (accepting).
+"""
+
+from lanyinglog.session.connection import NodeIdentity, serve_session
+from lanyinglog.session.listener import serve_clients
+
+__all__ = ["NodeIdentity", "serve_clients", "serve_session"]

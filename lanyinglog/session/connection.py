@@ -1,0 +1,345 @@
+"""One client connection: what it asks is answered, in order, within bounds, and no fault of it reaches further.
+
+Tasks: one reads and answers, one writes (`outbox`), one acknowledges publishes in the order in which they came, and
+each subscription has its own. Back-pressure has one form: the reader stops reading, and TCP tells the client. It does
+so while the log has no room for batches, while too many batches of this connection are unacknowledged, and while the
+client does not take its replies.
+
+Ends
+| what happened | what the client sees |
+|---|---|
+| a request makes no sense or can't be served | `Error` with its request id; the connection goes on |
+| the client broke the protocol, or was too slow about a hello or a frame | `Error` with request id 0, then the end |
+| the node stops (this task is cancelled) | `Error` `ShuttingDown` with request id 0, then the end |
+| the client closed, even if only its sending side | the end; what was not acknowledged may be committed all the same |
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import trio
+
+from lanyinglog.config import Limits as NodeLimits
+from lanyinglog.errors import BadRequest, BadTopic, Busy, LanyingError, ProtocolError, ShuttingDown, UnknownLog
+from lanyinglog.machine.producers import WINDOW
+from lanyinglog.record import parse_batch
+from lanyinglog.service import LogService, Ticket
+from lanyinglog.session.outbox import Outbox
+from lanyinglog.session.subscription import Subscription
+from lanyinglog.topics import check_filter
+from lanyinglog.wire.connection import Connection, Role
+from lanyinglog.wire.messages import (
+    Acked,
+    Credit,
+    Error,
+    Hello,
+    Limits,
+    Message,
+    Origin,
+    Ping,
+    Pong,
+    Publish,
+    Start,
+    Status,
+    StatusReply,
+    Subscribe,
+    Subscribed,
+    Topics,
+    TopicsReply,
+    Unsubscribe,
+    Unsubscribed,
+    Welcome,
+    to_frame,
+)
+
+RECEIVE_BYTES = 128 << 10
+FRAME_S_MAX = 30.0
+"""From a frame's first byte to its last: 1 MiB over a 300 kbit/s line."""
+FLUSH_S_MAX = 2.0
+"""How long the last replies may take to leave once the connection is ending."""
+LINGER_S_MAX = 1.0
+"""How long we read on after the last word: closing with unread input would reset the connection, and lose it."""
+TOPICS_PAGE = 1_000
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeIdentity:
+    """Who the node is, as its welcome tells."""
+
+    node: str
+    cluster: str
+
+
+async def serve_session(
+    stream: trio.abc.Stream,
+    services: Mapping[str, LogService],
+    *,
+    identity: NodeIdentity,
+    limits: NodeLimits,
+) -> None:
+    """Serve one client over ``stream`` until it is done; closes the stream. Raises nothing but `trio.Cancelled`.
+
+    ``services`` are the node's logs by name, at least one; the first is the one whose leader the welcome names.
+    """
+    session = _Session(stream, services, identity, limits)
+    try:
+        said_why = await session.run()
+        if said_why:
+            await linger(stream)
+    finally:
+        await trio.aclose_forcefully(stream)
+
+
+async def linger(stream: trio.abc.Stream) -> None:
+    """Tell the other side that no more comes and read until it closes too, for `LINGER_S_MAX` at most."""
+    with trio.move_on_after(LINGER_S_MAX):
+        try:
+            if isinstance(stream, trio.abc.HalfCloseableStream):
+                await stream.send_eof()
+            while await stream.receive_some(RECEIVE_BYTES):
+                pass
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return  # gone: what lingering waits for
+
+
+class _Session:
+    def __init__(
+        self,
+        stream: trio.abc.Stream,
+        services: Mapping[str, LogService],
+        identity: NodeIdentity,
+        limits: NodeLimits,
+    ) -> None:
+        self._stream = stream
+        self._services = services
+        self._identity = identity
+        self._limits = limits
+        self._wire = Connection(Role.NODE)
+        self._outbox = Outbox(replies_bytes_max=limits.connection_outbox_bytes_max)
+        self._read_by = trio.current_time() + limits.handshake_s_max
+        self._unacknowledged: deque[tuple[int, Ticket]] = deque()
+        self._publish_came = trio.lowlevel.ParkingLot()
+        self._publish_ended = trio.lowlevel.ParkingLot()
+        self._subscriptions: dict[int, Subscription] = {}
+        self._turn = trio.Lock()
+        self._work: trio.Nursery  # all tasks but the writer; open while requests are answered
+        self._fault: LanyingError | None = None
+        self._answers: dict[type[Message], Callable[[int, Any], Awaitable[None]]] = {
+            Hello: self._welcome,
+            Publish: self._publish,
+            Subscribe: self._subscribe,
+            Credit: self._credit,
+            Unsubscribe: self._unsubscribe,
+            Status: self._status,
+            Topics: self._topics,
+            Ping: self._ping,
+        }
+
+    # ----------------------------------------------------------------------------------------------------- tasks
+    async def run(self) -> bool:
+        """Serve; True if the last frame is an error that the client should get to read."""
+        async with trio.open_nursery() as nursery:
+            writing = trio.CancelScope(
+                shield=True
+            )  # a frame that was begun is finished, if it takes FLUSH_S_MAX at most
+            stopping = True  # until the client has been served: the only way out before is to be cancelled
+            try:
+                async with trio.open_nursery() as self._work:
+                    nursery.start_soon(self._write, writing)
+                    self._work.start_soon(self._guard, self._acknowledge)
+                    await self._guard(self._read)
+                    self._work.cancel_scope.cancel()
+                stopping = False
+            finally:
+                if stopping:
+                    self._fault = ShuttingDown("the node is stopping")
+                if self._fault is not None:
+                    self._outbox.put_reply(self._wire.send(Error.of(self._fault), 0))
+                self._outbox.finish()
+                writing.deadline = trio.current_time() + FLUSH_S_MAX
+        return self._fault is not None
+
+    async def _guard(self, task: Callable[[], Awaitable[None]]) -> None:
+        """Run one of the connection's tasks; what it raises ends this connection and nothing else."""
+        try:
+            await task()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self._work.cancel_scope.cancel()
+        except LanyingError as error:
+            self._fail(error)
+        except Exception:
+            # The boundary of a connection: a defect in serving it must not take the node's other clients along.
+            _log.exception("a client connection ended by a defect")
+            self._fail(LanyingError("the node failed to serve this connection; its log has the reason"))
+
+    def _fail(self, error: LanyingError) -> None:
+        if self._fault is None:
+            self._fault = error
+        self._work.cancel_scope.cancel()
+
+    async def _write(self, scope: trio.CancelScope) -> None:
+        with scope:
+            try:
+                while (chunk := await self._outbox.take()) is not None:
+                    await self._stream.send_all(chunk)
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                self._work.cancel_scope.cancel()  # the client is gone
+
+    async def _acknowledge(self) -> None:
+        """Answer publishes as their tickets settle: one task in order, for batches commit in order too (P5)."""
+        while True:
+            while not self._unacknowledged:
+                await self._publish_came.park()
+            request, ticket = self._unacknowledged[0]
+            reply: Message
+            try:
+                reply = Acked.of(await ticket.wait())
+            except LanyingError as error:
+                reply = Error.of(error)
+            self._unacknowledged.popleft()
+            self._publish_ended.unpark()
+            self._reply(reply, request)
+
+    # --------------------------------------------------------------------------------------------------- reading
+    async def _read(self) -> None:
+        """Receive and answer until the client closes. `ProtocolError`."""
+        while True:
+            with trio.move_on_at(self._read_by) as patience:
+                received = await self._stream.receive_some(RECEIVE_BYTES)
+            if patience.cancelled_caught:
+                what = "a hello" if self._wire.version is None else "the rest of a frame"
+                raise ProtocolError(f"the client took too long to send {what}")
+            if not received:
+                return
+            completed = 0
+            for request, message in self._wire.receive(received):
+                await self._answer(request, message)
+                completed += 1
+            self._set_read_by(completed)
+
+    def _set_read_by(self, completed: int) -> None:
+        """An idle connection may be idle for ever; a begun frame must be completed; a stranger must say hello."""
+        if self._wire.version is None:
+            return
+        if not self._wire.inside_frame:
+            self._read_by = math.inf
+        elif completed or self._read_by == math.inf:
+            self._read_by = trio.current_time() + FRAME_S_MAX
+
+    async def _answer(self, request: int, message: Message) -> None:
+        await self._outbox.wait_room()
+        try:
+            await self._answers[type(message)](request, message)
+        except LanyingError as error:
+            self._reply(Error.of(error), request)
+
+    def _reply(self, message: Message, request: int) -> None:
+        self._outbox.put_reply(to_frame(message, request))
+
+    # -------------------------------------------------------------------------------------------------- requests
+    async def _welcome(self, request: int, hello: Hello) -> None:
+        assert self._wire.version is not None
+        leader_client = next(iter(self._services.values())).status()["leader_client"]
+        limits = Limits(producer_window=WINDOW, subscriptions_max=self._limits.connection_subscriptions_max)
+        identity = self._identity
+        welcome = Welcome(self._wire.version, identity.node, identity.cluster, leader_client, limits)
+        self._outbox.put_reply(self._wire.send(welcome, request))
+
+    async def _publish(self, request: int, publish: Publish) -> None:
+        service = self._service(publish.log)
+        batch = parse_batch(publish.batch)
+        while len(self._unacknowledged) >= self._limits.connection_inflight_batches_max:
+            await self._publish_ended.park()
+        await service.wait_room()
+        ticket = service.submit(batch, received=trio.current_time())
+        self._unacknowledged.append((request, ticket))
+        self._publish_came.unpark()
+
+    async def _subscribe(self, request: int, subscribe: Subscribe) -> None:
+        service = self._service(subscribe.log)
+        self._check_subscribe(request, subscribe)
+        next_seq = await _next_seq(service, subscribe.start)
+        last_seq = service.last_seq
+        subscription = Subscription(
+            request=request,
+            service=service,
+            filters=subscribe.filters,
+            next_seq=next_seq,
+            last_seq=last_seq,
+            credit_messages=subscribe.credit_messages,
+            credit_bytes=subscribe.credit_bytes,
+            outbox=self._outbox,
+            turn=self._turn,
+        )
+        self._subscriptions[request] = subscription
+        self._reply(Subscribed(next_seq, last_seq), request)
+        self._work.start_soon(self._guard, partial(self._serve_subscription, subscription))
+
+    def _check_subscribe(self, request: int, subscribe: Subscribe) -> None:
+        if request in self._subscriptions:
+            raise BadRequest(f"request id {request} is that of an open subscription")
+        if len(self._subscriptions) >= self._limits.connection_subscriptions_max:
+            raise Busy(f"a connection may have {self._limits.connection_subscriptions_max} subscriptions")
+        if not subscribe.filters:
+            raise BadTopic("a subscription has at least one filter; > is everything")
+        for pattern in subscribe.filters:
+            check_filter(pattern)
+
+    async def _serve_subscription(self, subscription: Subscription) -> None:
+        try:
+            await subscription.run()
+        finally:
+            del self._subscriptions[subscription.request]
+
+    async def _credit(self, request: int, credit: Credit) -> None:
+        subscription = self._subscriptions.get(request)
+        if subscription is not None:  # else it ended while the credit was on its way
+            subscription.give(credit.credit_messages, credit.credit_bytes)
+
+    async def _unsubscribe(self, request: int, unsubscribe: Unsubscribe) -> None:
+        subscription = self._subscriptions.get(request)
+        if subscription is not None:
+            subscription.cancel()
+        else:
+            self._reply(Unsubscribed(), request)
+
+    async def _status(self, request: int, status: Status) -> None:
+        self._reply(StatusReply(self._service(status.log).status()), request)
+
+    async def _topics(self, request: int, topics: Topics) -> None:
+        known = self._service(topics.log).topics()
+        start = bisect_right(known, topics.after, key=lambda stat: stat.topic)
+        page = known[start : start + TOPICS_PAGE]
+        self._reply(TopicsReply(tuple(page), start + len(page) < len(known)), request)
+
+    async def _ping(self, request: int, ping: Ping) -> None:
+        self._reply(Pong(), request)
+
+    def _service(self, log: str) -> LogService:
+        try:
+            return self._services[log]
+        except KeyError:
+            raise UnknownLog(f"this node hosts no log {log!r}, but {', '.join(self._services)}") from None
+
+
+async def _next_seq(service: LogService, start: Start) -> int:
+    """The seq with which a subscription begins: never one that retention has dropped."""
+    match start.origin:
+        case Origin.NEW:
+            return service.last_seq + 1
+        case Origin.FIRST:
+            return service.first_seq
+        case Origin.SEQ:
+            return max(start.value, service.first_seq)
+        case Origin.TIME:
+            return max(await service.seq_at_time(start.value), service.first_seq)
