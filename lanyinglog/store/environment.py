@@ -20,12 +20,12 @@ Not here: an I/O error while reading a mapped page. The kernel delivers it as SI
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
+import shutil
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -33,6 +33,7 @@ import lmdb
 
 from lanyinglog.errors import StorageFull, StoreError
 from lanyinglog.store import layout
+from lanyinglog.store.directory import make_directory, sync_directory, take_directory
 from lanyinglog.store.layout import Damaged, Identity
 from lanyinglog.store.log_store import Checkpoint, Entry, EntryRecord, HardState, Writes
 from lanyinglog.store.pages import check_pages
@@ -44,6 +45,7 @@ MAP_BYTES = (1 << 40) if sys.maxsize > 1 << 32 else (1 << 30)
 is used: the file grows only by what is written. `set_mapsize` on a running node would need every reader to stop."""
 
 _MAP_BYTES_MIN = 1 << 28
+_MAP_BYTES_NEW = 1 << 20
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -58,14 +60,13 @@ class LmdbStore:
         self._page_bytes: int = env.stat()["psize"]
         self._writing = threading.Lock()
         self._failure: OSError | None = None
-        if env.info()["last_txnid"] == 0:
-            self._create()
         self._databases = self._open_databases()
         with self._reading() as txn:
             stored, self._state = self._check_meta(txn)
-            _check_counts(directory, self._state, [txn.stat(each)["entries"] for each in self._databases])
+            counts = [txn.stat(each)["entries"] for each in self._databases]
         if stored != identity:
             raise StoreError(f"{directory} belongs to {_words(stored)}, not to {_words(identity)}")
+        _check_counts(directory, self._state, counts)
         self._entries, self._records, self._rows, self._postings, self._meta = self._databases
 
     # ------------------------------------------------------------------------------------------------------- opening
@@ -83,36 +84,26 @@ class LmdbStore:
         """The store in ``directory``, made if there is none and ``create``; `StoreError` says why it can't be used."""
         path = os.path.abspath(os.fspath(directory))
         data = os.path.join(path, layout.DATA_FILE)
-        if not os.path.exists(data) and not create:
+        identity = Identity(log, node, cluster)
+        if not create and not os.path.exists(data):
             raise StoreError(f"{path} holds no log")
-        _make_directory(path)
-        owner = take_directory(path)
-        env = None
         try:
-            check_pages(data)
-            env = _open_environment(path, map_bytes)
-            env.reader_check()
-            _extend_file(data, env)
-            store = cls(path, owner, env, Identity(log, node, cluster))
-            # Creation itself must survive a power cut: the files' names live in the directory.
-            _sync_directory(path)
-        except BaseException:
-            if env is not None:
-                env.close()
-            os.close(owner)
-            raise
-        return store
-
-    def _create(self) -> None:
-        """One transaction, so that a directory is either a log or still empty."""
-        try:
-            with self._env.begin(write=True) as txn:
-                meta = [self._env.open_db(name, txn=txn) for name in layout.DATABASES][-1]
-                txn.put(layout.FORMAT_KEY, layout.encode_format(), db=meta)
-                txn.put(layout.IDENTITY_KEY, layout.encode_identity(self.identity), db=meta)
-                txn.put(layout.STATE_KEY, layout.encode_state(State()), db=meta)
-        except lmdb.Error as error:
-            raise self._write_error(error) from error
+            with ExitStack() as undo:
+                make_directory(path)
+                owner = take_directory(path)
+                undo.callback(os.close, owner)
+                if not os.path.exists(data):
+                    _create(path, identity)
+                check_pages(data)
+                env = _open_environment(path, map_bytes)
+                undo.callback(env.close)
+                env.reader_check()
+                _extend_file(data, env)
+                store = cls(path, owner, env, identity)
+                undo.pop_all()
+                return store
+        except OSError as error:
+            raise StoreError(f"{path} can't be used: {error}") from error
 
     def _open_databases(self) -> list[Any]:
         try:
@@ -340,25 +331,26 @@ class LmdbStore:
                 self._owner = -1
 
 
-def take_directory(path: str, *, shared: bool = False) -> int:
-    """A descriptor that holds ``path`` for this process until it is closed; `StoreError` if another has it.
-
-    ``shared`` is for a reader that must not write: it makes no file, and several may hold it at once.
-    """
-    name = os.path.join(path, layout.OWNER_FILE)
-    owner = os.open(name, os.O_CLOEXEC | (os.O_RDONLY if shared else os.O_RDWR | os.O_CREAT), 0o600)
+def _create(path: str, identity: Identity) -> None:
+    """Makes the data file aside and renames it when it is whole and synced: one that is there and empty is then a
+    log that was lost, which must not pass for a new one (its node would have forgotten whom it voted for)."""
+    aside = os.path.join(path, layout.NEW_DIRECTORY)
+    shutil.rmtree(aside, ignore_errors=True)
+    os.mkdir(aside, 0o700)
     try:
-        fcntl.flock(owner, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        if not shared:
-            os.ftruncate(owner, 0)
-            os.pwrite(owner, b"%d\n" % os.getpid(), 0)
-    except OSError as error:
-        pid = os.pread(owner, 20, 0).decode("ascii", "replace").strip()
-        os.close(owner)
-        if not isinstance(error, BlockingIOError):
-            raise
-        raise StoreError(f"{path} is in use by process {pid or 'unknown'}") from error
-    return owner
+        with (
+            lmdb.open(aside, map_size=_MAP_BYTES_NEW, max_dbs=len(layout.DATABASES), mode=0o600, lock=False) as env,
+            env.begin(write=True) as txn,
+        ):
+            meta = [env.open_db(name, txn=txn) for name in layout.DATABASES][-1]
+            txn.put(layout.FORMAT_KEY, layout.encode_format(), db=meta)
+            txn.put(layout.IDENTITY_KEY, layout.encode_identity(identity), db=meta)
+            txn.put(layout.STATE_KEY, layout.encode_state(State()), db=meta)
+        os.rename(os.path.join(aside, layout.DATA_FILE), os.path.join(path, layout.DATA_FILE))
+        os.rmdir(aside)
+        sync_directory(path)
+    except lmdb.Error as error:
+        raise StoreError(f"{path}: a log can't be made here: {error}") from error
 
 
 def _open_environment(path: str, map_bytes: int) -> lmdb.Environment:
@@ -395,22 +387,3 @@ def _check_counts(directory: str, state: State, counts: list[int]) -> None:
 def _words(identity: Identity) -> str:
     cluster = f" of cluster {identity.cluster!r}" if identity.cluster else ""
     return f"log {identity.log!r} on node {identity.node!r}{cluster}"
-
-
-def _make_directory(path: str) -> None:
-    """Makes ``path`` and what is missing above it, each synced into the directory that names it."""
-    missing = []
-    while not os.path.isdir(path):
-        missing.append(path)
-        path = os.path.dirname(path)
-    for each in reversed(missing):
-        os.makedirs(each, mode=0o700, exist_ok=True)
-        _sync_directory(os.path.dirname(each))
-
-
-def _sync_directory(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

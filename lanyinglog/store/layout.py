@@ -1,7 +1,8 @@
 """What a log's bytes look like on disk: the keys and values of its LMDB environment, as pure functions.
 
 A data directory holds ``data.mdb`` (everything), ``lock.mdb`` (LMDB's table of readers) and ``owner.lock`` (an flock
-that the one process using the directory holds). The environment has five named databases:
+that the one process using the directory holds); ``new`` is where a data file is made before it gets its name. The
+environment has five named databases:
 
 ==========  ===================================  ====================================================================
 database    key                                  value
@@ -41,6 +42,7 @@ FORMAT_VERSION = 1
 
 DATA_FILE = "data.mdb"
 OWNER_FILE = "owner.lock"
+NEW_DIRECTORY = "new"
 
 ENTRIES = b"entries"
 RECORDS = b"records"

@@ -4,7 +4,7 @@ Page 0 and page 1 each name a whole tree and the transaction that made it; trans
 whoever opens the environment takes the page with the larger number. They have no checksum: a flipped bit in a
 transaction number would silently bring back the transaction before the last, with an acknowledged entry gone. But
 they depend on each other: the numbers are always neighbours and sit on the right page, as each is written in one
-piece inside one sector.
+piece inside one sector. Zero and zero would be an environment that was never written, which no log is.
 
 The number of the last page is no promise about the file's length: pages that a transaction takes and gives back are
 never written, so a sound file may end before it (seen: 39 pages).
@@ -15,7 +15,6 @@ engine versions, LMDB's own checks are the only ones.
 
 from __future__ import annotations
 
-import os
 import struct
 import sys
 
@@ -32,10 +31,8 @@ _PAGE_BYTES = (512, 65536)
 
 
 def check_pages(path: str) -> None:
-    """Nothing if the meta pages of the data file ``path`` agree, or there is no file or an empty one; `StoreError`.
-
-    Call it before the environment is open."""
-    if not os.path.exists(path) or not os.path.getsize(path) or sys.byteorder != "little" or sys.maxsize < 1 << 32:
+    """Nothing if the meta pages of the data file ``path`` agree, else `StoreError`. Before the environment is open."""
+    if sys.byteorder != "little" or sys.maxsize < 1 << 32:
         return
     problem = find_problem(path)
     if problem is not None:
@@ -63,8 +60,6 @@ def find_problem(path: str) -> str | None:
             return f"meta page {number} is not one"
         transactions.append(transaction)
     even, odd = transactions
-    if (even, odd) == (0, 0):
-        return None
     if even % 2 or not odd % 2 or abs(even - odd) != 1:
         return f"its meta pages are of transactions {even} and {odd}, which are no neighbours"
     return None

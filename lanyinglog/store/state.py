@@ -11,7 +11,6 @@ Invariants, asserted by `advance` (breaking one is a defect of the caller, and n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from lanyinglog.store.log_store import Checkpoint, EntryRecord, HardState, Writes
@@ -53,27 +52,35 @@ def advance(state: State, writes: Writes) -> State:
 def _advance_applied(state: State, checkpoint: Checkpoint) -> State:
     applied = checkpoint.applied
     assert state.applied <= applied <= state.last, f"applied {applied}: was {state.applied}, last {state.last}"
-    records = checkpoint.records
-    assert len(records) == applied - state.applied, f"{len(records)} records from {state.applied} to {applied}"
-    return replace(follow(state, records), applied=applied)
+    for record in checkpoint.records:
+        problem = discontinuity(state, record)
+        assert problem is None, problem
+        state = follow(state, record)
+    assert state.applied == applied, f"records up to {state.applied}, applied {applied}"
+    return state
 
 
-def follow(state: State, records: Sequence[EntryRecord]) -> State:
-    """The state after the next ``records``; `AssertionError` says which one does not continue the one before."""
-    index = state.applied
-    next_seq = state.next_seq
-    record_timestamp = state.record_timestamp
-    last_timestamp = state.last_timestamp
-    for record in records:
-        index += 1
-        assert record.index == index, f"record {record.index} in the place of record {index}"
-        assert record.first_seq == next_seq, f"record {index} starts at seq {record.first_seq}, not {next_seq}"
-        assert record.timestamp >= record_timestamp, f"record {index} is {record.timestamp}, after {record_timestamp}"
-        if record.count:
-            assert record.timestamp > last_timestamp, f"record {index} repeats timestamps up to {last_timestamp}"
-            last_timestamp = record.timestamp + record.count - 1
-        next_seq += record.count
-        record_timestamp = record.timestamp
+def discontinuity(state: State, record: EntryRecord) -> str | None:
+    """Why ``record`` can't be the next one after those that led to ``state``, in words; None if it can."""
+    index = state.applied + 1
+    if record.index != index:
+        return f"record {record.index} in the place of record {index}"
+    if record.first_seq != state.next_seq:
+        return f"record {index} starts at seq {record.first_seq}, not {state.next_seq}"
+    if record.timestamp < state.record_timestamp:
+        return f"record {index} has timestamp {record.timestamp}, the one before {state.record_timestamp}"
+    if record.count and record.timestamp <= state.last_timestamp:
+        return f"record {index} has timestamp {record.timestamp}, a message before it {state.last_timestamp}"
+    return None
+
+
+def follow(state: State, record: EntryRecord) -> State:
+    """The state once ``record`` is the newest."""
+    last_timestamp = record.timestamp + record.count - 1 if record.count else state.last_timestamp
     return replace(
-        state, next_seq=next_seq, record_timestamp=record_timestamp, last_timestamp=last_timestamp, applied=index
+        state,
+        applied=record.index,
+        next_seq=record.first_seq + record.count,
+        record_timestamp=record.timestamp,
+        last_timestamp=last_timestamp,
     )
