@@ -62,6 +62,6 @@ def run_node(config: NodeConfig) -> int:
     """Runs the node as the one process that does; returns its exit code."""
     end_with_parent(os.environ)
     with claim(config.data, node=config.node):
-        from lanyinglog import node as composition
+        from lanyinglog.node import run
 
-        return composition.run(config)
+        return run(config)
