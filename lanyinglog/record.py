@@ -25,7 +25,7 @@ and of a run::
     9   1   codec of the body: 0 none, 1 zstd
     10  2   length T of the topic
     12  4   number of messages N, 1 to MESSAGES_MAX
-    16  4   length of the body once decompressed
+    16  4   length of the body once decompressed; in all runs of a batch at most DECODED_BYTES_MAX
     20  T   topic, UTF-8
     ..      body
 
@@ -53,7 +53,7 @@ import google_crc32c
 import zstandard
 
 from lanyinglog import codec
-from lanyinglog.errors import BadBatch, LanyingError
+from lanyinglog.errors import BadBatch, LanyingError, ProtocolError
 from lanyinglog.topics import check_topic
 
 BATCH_BYTES_MAX = 1 << 20
@@ -63,7 +63,8 @@ MESSAGES_MAX = 65_536
 RUNS_MAX = 1_024
 """Runs (topics) a batch may hold."""
 DECODED_BYTES_MAX = 64 << 20
-"""A run's body once decompressed: what a subscriber must be ready to hold."""
+"""The bodies of a batch's runs once decompressed, together: what a subscriber must be ready to hold. Without it a
+batch of 1 MiB could unfold to 10 GiB, a run at a time."""
 
 CODEC_NONE = 0
 CODEC_ZSTD = 1
@@ -196,6 +197,9 @@ def encode_batch(producer: bytes, number: int, runs: Sequence[bytes]) -> bytes:
     count = sum(_U32.unpack_from(run, 12)[0] for run in runs)
     if count > MESSAGES_MAX:
         raise BadBatch(f"a batch of {count} messages; at most {MESSAGES_MAX} are allowed")
+    decoded_bytes = sum(_decoded_bytes(run, 0) for run in runs)
+    if decoded_bytes > DECODED_BYTES_MAX:
+        raise BadBatch(f"a batch of {decoded_bytes} decoded bytes; at most {DECODED_BYTES_MAX} are allowed")
     header = _BATCH.pack(1, 0, len(runs), producer, number, count)
     total = BATCH_HEADER_BYTES + sum(map(len, runs))
     if total > BATCH_BYTES_MAX:
@@ -216,10 +220,12 @@ def parse_batch(encoded: bytes) -> BatchView:
         raise BadBatch(f"a batch of {run_count} runs with number {number}")
     runs = []
     checks = [encoded[: _BATCH.size]]
+    decoded_bytes = 0
     at = BATCH_HEADER_BYTES
     for _ in range(run_count):
         run = _parse_run(encoded, at)
         checks.append(encoded[at + 4 : at + 8])
+        decoded_bytes += _decoded_bytes(encoded, at)
         runs.append(run)
         at = run.stop
     if at != len(encoded):
@@ -228,7 +234,15 @@ def parse_batch(encoded: bytes) -> BatchView:
         raise BadBatch("the batch fails its CRC32C")
     if sum(run.count for run in runs) != count or count > MESSAGES_MAX:
         raise BadBatch(f"the batch counts {count} messages, its runs {sum(run.count for run in runs)}")
+    if decoded_bytes > DECODED_BYTES_MAX:
+        raise BadBatch(f"a batch of {decoded_bytes} decoded bytes; at most {DECODED_BYTES_MAX} are allowed")
     return BatchView(producer, number, count, tuple(runs), encoded)
+
+
+def _decoded_bytes(encoded: bytes, at: int) -> int:
+    """What the header of the run at ``at`` says of its body once decompressed."""
+    decoded: int = _U32.unpack_from(encoded, at + 16)[0]
+    return decoded
 
 
 def _parse_run(encoded: bytes, at: int) -> RunView:
@@ -244,7 +258,7 @@ def _parse_run(encoded: bytes, at: int) -> RunView:
         raise BadBatch("a run fails its CRC32C")
     if kind != _KIND_RUN or run_codec not in (CODEC_NONE, CODEC_ZSTD):
         raise BadBatch(f"a run of unknown kind {kind} or codec {run_codec}")
-    if count < 1 or decoded_bytes > DECODED_BYTES_MAX:
+    if not 1 <= count <= MESSAGES_MAX or decoded_bytes > DECODED_BYTES_MAX:
         raise BadBatch(f"a run of {count} messages and {decoded_bytes} decoded bytes")
     body_at = at + RUN_HEADER_BYTES + topic_bytes
     if body_at > stop:
@@ -279,7 +293,7 @@ def decode_run(run: bytes | memoryview, *, first_seq: int, timestamp: int) -> li
     if view.stop != len(run):
         raise BadBatch(f"{len(run) - view.stop} bytes behind a run")
     topic_bytes = _RUN.unpack_from(run, 8)[2]
-    decoded_bytes = _U32.unpack_from(run, 16)[0]
+    decoded_bytes = _decoded_bytes(run, 0)
     body = run[RUN_HEADER_BYTES + topic_bytes :]
     if run[9] == CODEC_ZSTD:
         body = _decompress(body, decoded_bytes)
@@ -296,7 +310,7 @@ def _decompress(body: bytes, decoded_bytes: int) -> bytes:
         # The frame's own idea of its size decides what gets allocated: hold it to the size that was bounded before.
         if zstandard.frame_content_size(body) != decoded_bytes:
             raise BadBatch("a run's zstd frame and its header differ about the decoded length")
-        return zstandard.ZstdDecompressor().decompress(body)
+        return zstandard.ZstdDecompressor().decompress(body, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise BadBatch(f"a run's body does not decompress: {error}") from error
 
@@ -328,7 +342,7 @@ def _decode_body(body: bytes, view: RunView, first_seq: int, timestamp: int) -> 
     maps: Iterable[Mapping[str, str]] = [{}] * count
     if header_lengths:
         packed, at = _slices(body, at, [length or None for length in header_lengths])
-        maps = [{} if one is None else codec.unpack_map(one) for one in packed]
+        maps = [{} if one is None else _decode_headers(one) for one in packed]
     if at != len(body):
         raise BadBatch(f"a run's columns add up to {at} bytes, its body has {len(body)}")
     topic = view.topic
@@ -346,6 +360,16 @@ def _decode_body(body: bytes, view: RunView, first_seq: int, timestamp: int) -> 
             ),
         )
     )
+
+
+def _decode_headers(packed: bytes) -> dict[str, str]:
+    try:
+        headers = codec.unpack_map(packed)
+    except ProtocolError as error:
+        raise BadBatch(f"a message's headers: {error}") from error
+    if not all(isinstance(value, str) for value in headers.values()):
+        raise BadBatch("a message's headers map str to something else than str")
+    return headers
 
 
 def _slices(body: bytes, at: int, lengths: Sequence[int | None]) -> tuple[list[bytes | None], int]:
