@@ -1,0 +1,118 @@
+"""What a publish gave: `Ack` for a message, `Acks` for several, `Pending` for what is not known yet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, overload
+
+import anyio
+
+from lanyinglog import service
+from lanyinglog.errors import LanyingError, OutcomeUnknown
+
+
+class Ack(NamedTuple):
+    """A message is on disk on a majority (P1). ``timestamp`` is nanoseconds since the epoch, unique in the log.
+
+    ``duplicate`` tells that it was an earlier try of this client that stored it; it is stored once (P4).
+    """
+
+    seq: int
+    timestamp: int
+    duplicate: bool = False
+
+
+class Acks(Sequence[Ack]):
+    """The acknowledgements of several messages, in the order in which they were given.
+
+    ``batches`` are the batches, or parts of batches, they went in: all of one batch became visible together (P3).
+    """
+
+    def __init__(self, batches: Sequence[service.Ack]) -> None:
+        self.batches = tuple(batches)
+        self._count = sum(batch.count for batch in self.batches)
+
+    @property
+    def first_seq(self) -> int:
+        """The seq of the first message."""
+        return self.batches[0].first_seq
+
+    @property
+    def last_seq(self) -> int:
+        """The seq of the last message."""
+        last = self.batches[-1]
+        return last.first_seq + last.count - 1
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Ack]:
+        for batch in self.batches:
+            for i in range(batch.count):
+                yield Ack(batch.first_seq + i, batch.timestamp + i, batch.duplicate)
+
+    @overload
+    def __getitem__(self, index: int) -> Ack: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Ack]: ...
+    def __getitem__(self, index: int | slice) -> Ack | list[Ack]:
+        if isinstance(index, slice):
+            return list(self)[index]
+        if index < 0:
+            index += self._count
+        for batch in self.batches:
+            if 0 <= index < batch.count:
+                return Ack(batch.first_seq + index, batch.timestamp + index, batch.duplicate)
+            index -= batch.count
+        raise IndexError("there are not so many acknowledgements")
+
+    def __repr__(self) -> str:
+        parts = ", ".join(f"{batch.first_seq}..{batch.first_seq + batch.count - 1}" for batch in self.batches)
+        return f"<Acks of {self._count} messages: {parts}>"
+
+
+class Pending:
+    """``count`` messages on their way. Only the event loop's thread settles and waits; any may look at `done`."""
+
+    __slots__ = ("_acks", "_error", "_event", "_left", "count")
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._left = count
+        self._acks: list[service.Ack] = []
+        self._error: LanyingError | None = None
+        self._event: anyio.Event | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether the outcome of all messages is known."""
+        return self._left == 0
+
+    def settle(self, count: int, result: service.Ack | LanyingError) -> None:
+        """The next ``count`` messages were acknowledged, as ``result`` says, or failed with that error."""
+        if isinstance(result, LanyingError):
+            self._error = self._error or result
+        else:
+            self._acks.append(result)
+        self._left -= count
+        if self._left == 0 and self._event is not None:
+            self._event.set()
+
+    async def wait(self) -> Acks:
+        """The acknowledgements, in order; raises the `LanyingError` of the first part that failed."""
+        if self._left:
+            if self._event is None:
+                self._event = anyio.Event()
+            await self._event.wait()
+        return self.result()
+
+    def result(self) -> Acks:
+        """What `wait` returns or raises, once `done`."""
+        assert self._left == 0, "not settled yet"
+        if self._error is None:
+            return Acks(self._acks)
+        stored = sum(ack.count for ack in self._acks)
+        if stored:
+            raise OutcomeUnknown(f"{stored} of {self.count} messages are stored; of the others: {self._error.message}")
+        # A copy for every caller: one that is raised twice would collect the tracebacks of both.
+        raise type(self._error)(self._error.message, hint=self._error.hint) from self._error

@@ -1,0 +1,170 @@
+"""Which servers there are, and which of them leads.
+
+A client knows the servers it was given and those that nodes name as leader. To find the leader all are asked side by
+side, each again and again with its own pauses, until one says that it leads: a server that hangs costs nothing but
+itself, so that writes resume as soon as a new leader stands (P9).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import anyio
+from anyio.abc import TaskGroup
+
+from lanyinglog.client.link import Link, LinkLost, ask_status
+from lanyinglog.client.timing import Backoff, Timing
+from lanyinglog.config import Address, parse_address
+from lanyinglog.errors import ConfigError, LanyingError, UnsupportedVersion
+
+SERVERS_MAX = 64
+"""Servers a client keeps in mind: a cluster has far fewer, a lying one could name any number."""
+
+
+class Servers:
+    """The servers of one cluster, as one client knows them."""
+
+    def __init__(self, addresses: Sequence[Address], *, log: str, timing: Timing) -> None:
+        self.log = log
+        self.timing = timing
+        self.addresses = list(dict.fromkeys(addresses))
+        self.leader: Address | None = None
+        """Who led when last seen; None if there is reason to doubt it."""
+        self.last_problem = "no server was tried yet"
+
+    def learn(self, text: str | None) -> Address | None:
+        """Take in the client address of a leader, as a node names it; None if it says nothing usable."""
+        try:
+            address = parse_address("leader_client", text) if text else None
+        except ConfigError:
+            return None
+        if address is None or (address not in self.addresses and len(self.addresses) >= SERVERS_MAX):
+            return None
+        if address not in self.addresses:
+            self.addresses.append(address)
+        return address
+
+    def doubt(self, address: Address) -> None:
+        """``address`` failed as a leader."""
+        if self.leader == address:
+            self.leader = None
+
+    async def try_open(self, address: Address) -> Link | None:
+        """A connection to ``address``, or None; `UnsupportedVersion` ends the search."""
+        try:
+            link = await Link.open(address, self.timing)
+        except LinkLost as error:
+            self.last_problem = str(error)
+            return None
+        self.learn(link.welcome.leader_client)
+        return link
+
+    async def open_leader(self) -> Link:
+        """A connection to the leader, however long it takes: the caller sets the limit."""
+        search = _Search(self)
+        try:
+            async with anyio.create_task_group() as tasks:
+                search.start(tasks)
+        except BaseException:
+            await search.abandon()
+            raise
+        return search.result()
+
+    async def open_any(self, *, avoid: Address | None = None) -> Link:
+        """A connection to any server, in random order with ``avoid`` last, however long it takes."""
+        backoff = Backoff(self.timing)
+        while True:
+            for address in sorted(self.addresses, key=lambda one: (one == avoid, random.random())):
+                link = await self.try_open(address)
+                if link is not None:
+                    return link
+            await anyio.sleep(backoff.next_s())
+
+    async def leads(self, link: Link) -> bool:
+        """Whether the node behind ``link`` leads: it names the address that was dialled, or says so in its status.
+
+        The latter for addresses by which a node does not know itself: another name of the host, a forwarded port."""
+        hint = link.welcome.leader_client
+        if hint is None:
+            self.last_problem = f"{link.address} knows no leader"
+            return False
+        if self.learn(hint) == link.address:
+            return True
+        status = await ask_status(link, self.log)
+        if status.get("role") == "leader":
+            return True
+        self.last_problem = f"{link.address} says that {hint} leads"
+        return False
+
+
+class _Search:
+    """One search for the leader: a watcher for each server, the first that succeeds ends all."""
+
+    def __init__(self, servers: Servers) -> None:
+        self._servers = servers
+        self._watched: set[Address] = set()
+        self._found: Link | None = None
+        self._error: LanyingError | None = None
+        self._tasks: TaskGroup
+
+    def start(self, tasks: TaskGroup) -> None:
+        self._tasks = tasks
+        leader = self._servers.leader
+        if leader is not None:
+            self._watch(leader, 0.0)
+        delay_s = 0.0 if leader is None else self._servers.timing.head_start_s
+        for address in list(self._servers.addresses):
+            self._watch(address, delay_s)
+
+    def result(self) -> Link:
+        if self._error is not None:
+            raise self._error
+        assert self._found is not None
+        self._servers.leader = self._found.address
+        return self._found
+
+    async def abandon(self) -> None:
+        """The search was cancelled: nobody will take what it found."""
+        if self._found is not None:
+            await self._found.aclose()
+
+    def _watch(self, address: Address, delay_s: float) -> None:
+        if address not in self._watched:
+            self._watched.add(address)
+            self._tasks.start_soon(self._ask_again_and_again, address, delay_s)
+
+    async def _ask_again_and_again(self, address: Address, delay_s: float) -> None:
+        await anyio.sleep(delay_s)
+        backoff = Backoff(self._servers.timing)
+        while self._found is None:
+            try:
+                link = await self._open_if_leader(address)
+            except UnsupportedVersion as error:
+                self._error = error
+                self._tasks.cancel_scope.cancel()
+                return
+            for learnt in list(self._servers.addresses):
+                self._watch(learnt, 0.0 if self._servers.leader is None else self._servers.timing.head_start_s)
+            if link is not None and self._found is not None:
+                await link.aclose()
+            elif link is not None:
+                self._found = link
+                self._tasks.cancel_scope.cancel()
+                return
+            await anyio.sleep(backoff.next_s())
+
+    async def _open_if_leader(self, address: Address) -> Link | None:
+        link = await self._servers.try_open(address)
+        if link is None:
+            return None
+        leads = False
+        try:
+            with anyio.move_on_after(self._servers.timing.connect_s):
+                leads = await self._servers.leads(link)
+        except (LinkLost, LanyingError) as error:
+            self._servers.last_problem = str(error)
+        finally:
+            if not leads:
+                await link.aclose()
+        return link if leads else None

@@ -1,0 +1,148 @@
+"""One open connection to one node: messages out, messages in. It knows nothing of leaders, producers or positions.
+
+The only place of the client that opens a stream, so that encryption has one place to come to. A connection is used by
+one sender and one receiver at a time. Whatever ends it, at either side, is `LinkLost` here: what that means for a
+request is for the layers above to say.
+"""
+
+from __future__ import annotations
+
+import anyio
+from anyio.abc import ByteStream
+
+from lanyinglog.client.timing import Timing
+from lanyinglog.config import Address
+from lanyinglog.errors import ProtocolError, UnsupportedVersion
+from lanyinglog.wire.connection import Connection, Received, Role
+from lanyinglog.wire.frames import REQUEST_MAX
+from lanyinglog.wire.messages import Error, Hello, Message, Status, StatusReply, Welcome
+
+RECEIVE_BYTES = 1 << 18
+"""Read at a time: a full push in few reads."""
+SEND_BYTES = 1 << 16
+"""Sent at a time: each piece that the node's side takes is a sign of life, however slow the network is."""
+
+
+class LinkLost(Exception):
+    """The connection ended, or must be given up. Never leaves the client."""
+
+
+class Link:
+    """An open connection, welcome included. Made by `Link.open`, ended by `aclose`."""
+
+    def __init__(self, address: Address, stream: ByteStream) -> None:
+        self.address = address
+        self.welcome: Welcome
+        self.heard_at = anyio.current_time()
+        """When the node last gave a sign of life (the event loop's seconds)."""
+        self._stream = stream
+        self._protocol = Connection(Role.CLIENT)
+        self._last_request = 0
+        self._half_sent = False
+
+    @classmethod
+    async def open(cls, address: Address, timing: Timing) -> Link:
+        """A new connection to ``address``. `LinkLost` if it can't be had within ``timing.connect_s``; an
+        `UnsupportedVersion` if this client is the wrong one for this node."""
+        with anyio.move_on_after(timing.connect_s):
+            link = cls(address, await _open_stream(address))
+            try:
+                link.welcome = await link._greet()
+            except BaseException:
+                await link.aclose()
+                raise
+            return link
+        raise LinkLost(f"{address} did not answer within {timing.connect_s} s")
+
+    async def _greet(self) -> Welcome:
+        await self._send_bytes(self._protocol.send(Hello(client="lanyinglog-python"), 0))
+        received: list[Received] = []
+        while not received:
+            received = await self.receive()
+        first = received[0].message
+        if not isinstance(first, Welcome):
+            raise LinkLost(f"{self.address} did not say welcome")
+        return first
+
+    def new_request(self) -> int:
+        """A request id that no open request has: they count up, and start again after four billion."""
+        self._last_request = self._last_request % REQUEST_MAX + 1
+        return self._last_request
+
+    async def send(self, message: Message, request: int) -> None:
+        """Sends a whole message; cancelled in its middle it leaves a connection that can only be closed."""
+        await self._send_bytes(self._protocol.send(message, request))
+
+    async def _send_bytes(self, frame: bytes) -> None:
+        if self._half_sent:
+            raise LinkLost(f"a frame to {self.address} was cut off")
+        self._half_sent = True
+        try:
+            if len(frame) <= SEND_BYTES:
+                await self._stream.send(frame)
+            else:
+                view = memoryview(frame)
+                for at in range(0, len(frame), SEND_BYTES):
+                    await self._stream.send(bytes(view[at : at + SEND_BYTES]))
+                    self.heard_at = anyio.current_time()
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError) as error:
+            raise LinkLost(f"the connection to {self.address} broke: {error}") from error
+        self._half_sent = False
+
+    async def receive(self) -> list[Received]:
+        """Waits for bytes; the messages they complete, maybe none. Cancelling it loses nothing."""
+        try:
+            received = await self._stream.receive(RECEIVE_BYTES)
+        except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError, OSError) as error:
+            raise LinkLost(f"{self.address} closed the connection") from error
+        self.heard_at = anyio.current_time()
+        try:
+            messages = list(self._protocol.receive(received))
+        except UnsupportedVersion:
+            raise
+        except ProtocolError as error:
+            raise LinkLost(f"{self.address} broke the protocol: {error.message}") from error
+        for request, message in messages:
+            if request == 0 and isinstance(message, Error):
+                self._raise_end(message)
+        return messages
+
+    def _raise_end(self, error: Error) -> None:
+        """The node says why it closes the connection."""
+        if error.code == UnsupportedVersion.code:
+            raise error.exception()
+        raise LinkLost(f"{self.address} closed the connection: {error.message}")
+
+    async def ask(self, message: Message) -> Message:
+        """Sends a request and waits for its one reply; for a connection on which nothing else happens.
+
+        Raises the `LanyingError` that the node answers with."""
+        request = self.new_request()
+        await self.send(message, request)
+        while True:
+            for other, reply in await self.receive():
+                if other != request:
+                    continue
+                if isinstance(reply, Error):
+                    raise reply.exception()
+                return reply
+
+    async def aclose(self) -> None:
+        """Closes it at once, without waiting for anything."""
+        await anyio.aclose_forcefully(self._stream)
+
+
+async def _open_stream(address: Address) -> ByteStream:
+    """A TCP connection; anyio sets TCP_NODELAY on both backends."""
+    try:
+        return await anyio.connect_tcp(address.host, address.port)
+    except OSError as error:
+        raise LinkLost(f"{address} can't be reached: {error}") from error
+
+
+async def ask_status(link: Link, log: str) -> dict[str, object]:
+    """The node's view of ``log`` (`lanyinglog.service.LogService.status`)."""
+    reply = await link.ask(Status(log))
+    if not isinstance(reply, StatusReply):
+        raise LinkLost(f"{link.address} answered a status request with {reply.NAME}")
+    return dict(reply.status)

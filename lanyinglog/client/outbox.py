@@ -1,0 +1,294 @@
+"""What users have given a publisher and the pipeline has not taken yet: messages become batches here.
+
+Messages are kept as they come and encoded once, when the pipeline has room for a batch: the longer that takes, the
+more messages share a batch. A batch ends at a bound in bytes, messages or runs; a `Parcel` marked *whole* is a batch
+of its own, whatever is before and behind it. Order is the order of the calls, across topics too (P5): a change of topic
+begins a new run.
+
+Adding is safe from any thread (a lock is held for some microseconds), so that the blocking client can fill the outbox
+without a hop to the event loop. Taking belongs to the event loop.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import TypeVar
+
+from lanyinglog import codec, record, service
+from lanyinglog.client.acks import Pending
+from lanyinglog.errors import BadBatch, LanyingError
+from lanyinglog.topics import check_topic
+
+MESSAGE_BYTES = 12
+"""Lengths of payload, key and headers: what a message costs in its run beside its content, at most."""
+RUN_BYTES = record.RUN_HEADER_BYTES + 1
+BATCH_BYTES_MAX = record.BATCH_BYTES_MAX - 4_096
+"""The greatest ``batch_bytes``: sizes are estimated from above, only the header of the batch comes on top."""
+T = TypeVar("T")
+
+
+@dataclass(slots=True, eq=False)
+class Parcel:
+    """Messages of one call and topic, as columns (`record.encode_columns`). ``bytes``: encoded, at most."""
+
+    topic: str
+    payloads: list[bytes]
+    keys: list[bytes | None] | None
+    headers: list[Mapping[str, str] | None] | None
+    pending: Pending | None
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Encoded runs, and who waits for which messages: ``waiters`` are ``(pending, first, count)``, in order."""
+
+    runs: tuple[bytes, ...]
+    count: int
+    bytes: int
+    waiters: tuple[tuple[Pending, int, int], ...]
+
+    def settle(self, result: service.Ack | LanyingError) -> None:
+        """Tell all waiters."""
+        for pending, first, count in self.waiters:
+            if isinstance(result, LanyingError):
+                pending.settle(count, result)
+            else:
+                part = service.Ack(result.first_seq + first, count, result.timestamp + first, result.duplicate)
+                pending.settle(count, part)
+
+
+class Outbox:
+    """The queue before the pipeline. ``batch_bytes`` and ``batch_messages`` bound a batch; see the module."""
+
+    def __init__(self, *, batch_bytes: int, batch_messages: int, linger_s: float, compression: int) -> None:
+        self._batch_bytes = batch_bytes
+        self._batch_messages = batch_messages
+        self._linger_s = linger_s
+        self._compression = compression
+        self._lock = threading.Lock()
+        self._closed: deque[_Draft | Batch] = deque()  # full, or whole: to be taken in this order, then ...
+        self._open = _Draft()
+        self.messages = 0
+        """Messages added and not taken."""
+        self.bytes = 0
+        """What they are worth in encoded bytes, about."""
+
+    def add(self, parcel: Parcel) -> bool:
+        """Put ``parcel`` behind all others; whether `take` has something now that it had not.
+
+        What does not fit the open batch begins a new one."""
+        with self._lock:
+            before = len(self._closed) + bool(self._open.parcels)
+            if not self._open.fits(parcel, self._batch_bytes, self._batch_messages):
+                self._close()
+            self._open.add(parcel)
+            self._count(parcel)
+            if self._open.bytes >= self._batch_bytes:
+                self._close()
+            return before == 0 or len(self._closed) >= before
+
+    def extend(self, topic: str, payloads: list[bytes]) -> bool:
+        """Like many `add` of messages for which nobody waits. ``payloads`` may be more than a batch holds."""
+        run_bytes = RUN_BYTES + len(topic.encode())
+        ends = list(accumulate([len(payload) + MESSAGE_BYTES for payload in payloads]))
+        at = before = 0
+        news = False
+        while at < len(payloads):
+            stop = bisect_right(
+                ends, before + self._batch_bytes - run_bytes, at, min(len(ends), at + self._batch_messages)
+            )
+            stop = max(stop, at + 1)  # one message always fits
+            news |= self.add(Parcel(topic, payloads[at:stop], None, None, None, ends[stop - 1] - before + run_bytes))
+            at, before = stop, ends[stop - 1]
+        return news
+
+    def add_whole(self, batch: Batch) -> None:
+        """Put an encoded ``batch`` behind all others; it stays one batch (P3)."""
+        with self._lock:
+            self._close()
+            self._closed.append(batch)
+            self.messages += batch.count
+            self.bytes += batch.bytes
+
+    def _count(self, parcel: Parcel) -> None:
+        self.messages += len(parcel.payloads)
+        self.bytes += parcel.bytes
+
+    def _close(self) -> None:
+        if self._open.parcels:
+            self._closed.append(self._open)
+            self._open = _Draft()
+
+    def ready_in(self, *, hurry: bool) -> float | None:
+        """Seconds until `take` gives a batch: 0 for now, None if there is nothing. ``hurry`` ends the linger."""
+        with self._lock:
+            if self._closed:
+                return 0.0
+            if not self._open.parcels:
+                return None
+            return 0.0 if hurry else max(0.0, self._open.since + self._linger_s - time.monotonic())
+
+    def take(self) -> Batch | None:
+        """The next batch, encoded; what is open is closed for it. None if there is nothing."""
+        with self._lock:
+            if not self._closed:
+                self._close()
+            if not self._closed:
+                return None
+            first = self._closed.popleft()
+            self.messages -= first.count
+            self.bytes -= first.bytes
+        return first if isinstance(first, Batch) else encode(first.parcels, self._compression)
+
+    def withdraw(self, pending: Pending) -> bool:
+        """Drop what ``pending`` waits for; False if not all of it is here any more."""
+        with self._lock:
+            drafts = [one for one in (*self._closed, self._open) if isinstance(one, _Draft)]
+            for draft in drafts:
+                for parcel in draft.parcels:
+                    if parcel.pending is pending and len(parcel.payloads) == pending.count:
+                        self._drop(draft, parcel)
+                        return True
+            for batch in self._closed:
+                if isinstance(batch, Batch) and all(waiter[0] is pending for waiter in batch.waiters):
+                    self._closed.remove(batch)
+                    self.messages -= batch.count
+                    self.bytes -= batch.bytes
+                    return True
+        return False
+
+    def _drop(self, draft: _Draft, parcel: Parcel) -> None:
+        draft.remove(parcel)
+        self.messages -= len(parcel.payloads)
+        self.bytes -= parcel.bytes
+        if not draft.parcels and draft is not self._open:
+            self._closed.remove(draft)
+
+
+class _Draft:
+    """A batch that is being filled. ``since`` is when it began (monotonic seconds)."""
+
+    __slots__ = ("bytes", "count", "parcels", "runs", "since", "topic")
+
+    def __init__(self) -> None:
+        self.parcels: list[Parcel] = []
+        self.count = 0
+        self.bytes = 0
+        self.runs = 0
+        self.topic = ""
+        self.since = 0.0
+
+    def fits(self, parcel: Parcel, batch_bytes: int, batch_messages: int) -> bool:
+        """Whether the batch stays within its bounds; the first parcel always fits."""
+        if not self.parcels:
+            return True
+        return (
+            self.bytes + parcel.bytes <= batch_bytes
+            and self.count + len(parcel.payloads) <= batch_messages
+            and self.runs + (parcel.topic != self.topic) <= record.RUNS_MAX
+        )
+
+    def add(self, parcel: Parcel) -> None:
+        if not self.parcels:
+            self.since = time.monotonic()
+        if parcel.topic != self.topic:
+            self.runs += 1
+            self.topic = parcel.topic
+        self.count += len(parcel.payloads)
+        self.bytes += parcel.bytes
+        self.parcels.append(parcel)
+
+    def remove(self, parcel: Parcel) -> None:
+        self.parcels.remove(parcel)
+        self.count -= len(parcel.payloads)
+        self.bytes -= parcel.bytes
+
+
+def parcel_of(
+    topic: str, payload: bytes, key: bytes | None, headers: Mapping[str, str] | None, pending: Pending | None
+) -> Parcel:
+    """One message as a parcel. `BadTopic`, `BadBatch`, `TypeError`: checked now, so that encoding can't fail later."""
+    check_topic(topic)
+    payload = _checked_bytes("payload", payload)
+    size = len(payload) + MESSAGE_BYTES + RUN_BYTES + len(topic.encode())
+    if key is not None:
+        key = _checked_bytes("key", key)
+        size += len(key)
+    if headers:
+        headers = dict(headers)
+        if not all(isinstance(name, str) and isinstance(value, str) for name, value in headers.items()):
+            raise BadBatch("headers map str to str")
+        size += len(codec.pack(headers))
+    parcel = Parcel(topic, [payload], [key] if key is not None else None, [headers] if headers else None, pending, size)
+    if size > record.BATCH_BYTES_MAX // 2:
+        encode([parcel], record.CODEC_NONE)  # near the limit: let the limit itself decide
+    return parcel
+
+
+def checked_payloads(payloads: Sequence[bytes]) -> list[bytes]:
+    """``payloads`` as a list of bytes; `TypeError` if one is something else."""
+    payloads = list(payloads)
+    if set(map(type, payloads)) - {bytes}:
+        return [_checked_bytes("payload", payload) for payload in payloads]
+    return payloads
+
+
+def _checked_bytes(name: str, value: bytes) -> bytes:
+    if type(value) is bytes:
+        return value
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value)  # a copy: the caller may change its buffer
+    raise TypeError(f"{name} must be bytes, not {type(value).__name__}")
+
+
+def encode(parcels: Sequence[Parcel], compression: int) -> Batch:
+    """``parcels`` as a batch: neighbours of one topic become one run. `BadBatch` if over a limit."""
+    runs = []
+    waiters: list[tuple[Pending, int, int]] = []
+    count = at = 0
+    while at < len(parcels):
+        stop = at + 1
+        while stop < len(parcels) and parcels[stop].topic == parcels[at].topic:
+            stop += 1
+        runs.append(_encode_run(parcels[at:stop], compression))
+        for parcel in parcels[at:stop]:
+            if parcel.pending is not None:
+                waiters.append((parcel.pending, count, len(parcel.payloads)))
+            count += len(parcel.payloads)
+        at = stop
+    size = record.BATCH_HEADER_BYTES + sum(map(len, runs))
+    if size > record.BATCH_BYTES_MAX or count > record.MESSAGES_MAX or len(runs) > record.RUNS_MAX:
+        raise BadBatch(
+            f"a batch of {size} bytes, {count} messages, {len(runs)} runs;"
+            f" at most {record.BATCH_BYTES_MAX}, {record.MESSAGES_MAX}, {record.RUNS_MAX} are allowed"
+        )
+    return Batch(tuple(runs), count, size, tuple(waiters))
+
+
+def _encode_run(parcels: Sequence[Parcel], compression: int) -> bytes:
+    topic = parcels[0].topic
+    if len(parcels) == 1:
+        payloads, keys, headers = parcels[0].payloads, parcels[0].keys, parcels[0].headers
+    else:
+        payloads = [payload for parcel in parcels for payload in parcel.payloads]
+        keys = _column([(parcel.keys, len(parcel.payloads)) for parcel in parcels])
+        headers = _column([(parcel.headers, len(parcel.payloads)) for parcel in parcels])
+    run = record.encode_columns(topic, payloads, keys, headers, compression=compression)
+    if compression == record.CODEC_NONE or len(run) <= sum(map(len, payloads)):
+        return run
+    # What does not shrink is sent as it is: the limit of a batch was checked against the plain size.
+    return record.encode_columns(topic, payloads, keys, headers)
+
+
+def _column(parts: Sequence[tuple[list[T | None] | None, int]]) -> list[T | None] | None:
+    """Columns of several parcels as one; None if none has any. A part is ``(column or None, its length)``."""
+    if all(column is None for column, _ in parts):
+        return None
+    return [value for column, count in parts for value in (column if column is not None else [None] * count)]

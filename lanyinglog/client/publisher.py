@@ -1,0 +1,255 @@
+"""A publisher: messages in, acknowledgements out. Users' side of a producer; `pump` does the work behind it.
+
+`Client.publish` uses one of these that never stops; `Client.publisher` makes one for bulk that stops at the first
+failure.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import anyio
+import anyio.lowlevel
+from anyio.abc import TaskGroup
+
+from lanyinglog import record, service
+from lanyinglog.client.acks import Pending
+from lanyinglog.client.leader import Servers
+from lanyinglog.client.outbox import BATCH_BYTES_MAX, Batch, Outbox, checked_payloads, encode, parcel_of
+from lanyinglog.client.producer import WINDOW, Producer, Result
+from lanyinglog.client.pump import Pump
+from lanyinglog.errors import BadRequest, LanyingError, NotSent, OutcomeUnknown
+from lanyinglog.record import OutgoingMessage
+from lanyinglog.topics import check_topic
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublisherSettings:
+    """How a publisher batches; checked when it is made (`BadRequest`)."""
+
+    linger_ms: float = 0.0
+    """A batch that is not full waits so long for more messages; 0 sends whatever there is as soon as there is room."""
+    batch_bytes: int = 256 << 10
+    batch_messages: int = record.MESSAGES_MAX
+    batches_in_flight: int = WINDOW
+    buffer_bytes: int = 8 << 20
+    """Messages waiting to be sent (P8); beyond it senders wait."""
+    compression: str = "none"
+    stop_at_failure: bool = True
+
+    def __post_init__(self) -> None:
+        bounds: tuple[tuple[str, float, float], ...] = (
+            ("linger_ms", 0, 60_000),
+            ("batch_bytes", 1, BATCH_BYTES_MAX),
+            ("batch_messages", 1, record.MESSAGES_MAX),
+            ("batches_in_flight", 1, WINDOW),
+            ("buffer_bytes", 1, 1 << 40),
+        )
+        for name, low, high in bounds:
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+                raise BadRequest(f"{name} must be {low} to {high}, not {value!r}")
+        if self.compression not in record.CODECS:
+            raise BadRequest(f"compression must be one of {', '.join(record.CODECS)}, not {self.compression!r}")
+
+
+class Publisher:
+    """Sends messages in order (P5), batched and pipelined. Made by `Client.publisher`; use it with ``async with``.
+
+    Leaving the block waits until everything is settled and raises the first failure. A publisher stops at its first
+    failure: nothing behind the failed batch is stored, so what is stored is a prefix of what was sent.
+    """
+
+    def __init__(
+        self,
+        servers: Servers,
+        tasks: TaskGroup,
+        settings: PublisherSettings,
+        *,
+        timeout: float,
+        on_ack: Callable[[service.Ack], None] | None = None,
+        new_id: Callable[[], bytes] = lambda: os.urandom(16),
+    ) -> None:
+        self._servers = servers
+        self._tasks = tasks
+        self._settings = settings
+        self._timeout = timeout
+        self._on_ack = on_ack
+        self._compression = record.CODECS[settings.compression]
+        self._outbox = Outbox(
+            batch_bytes=settings.batch_bytes,
+            batch_messages=settings.batch_messages,
+            linger_s=settings.linger_ms / 1000,
+            compression=self._compression,
+        )
+        self._producer: Producer[Batch] = Producer(
+            new_id=new_id, window=settings.batches_in_flight, stop_at_failure=settings.stop_at_failure
+        )
+        self._pump = Pump(servers, self._outbox, self._producer, self._note)
+        self._scope = anyio.CancelScope()
+        self._stopped = anyio.Event()
+        self._failure: LanyingError | None = None
+        self._noted = 0  # batches settled so far
+        self.acknowledged = 0
+        """Messages acknowledged so far."""
+        self.first_seq: int | None = None
+        """The least seq acknowledged."""
+        self.last_seq: int | None = None
+        """The greatest seq acknowledged."""
+
+    # ------------------------------------------------------------------------------------------------- life
+    async def __aenter__(self) -> Self:
+        self._tasks.start_soon(self._run)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                await self.flush()
+        finally:
+            await self.aclose()
+
+    async def aclose(self) -> None:
+        """Stop at once. What is unsettled fails: unknown if it was sent, else definite."""
+        self._scope.cancel()
+        with anyio.CancelScope(shield=True):
+            await self._stopped.wait()
+        self._failure = self._failure or NotSent("the publisher is closed")
+        self._pump.give_up("the publisher was closed")
+
+    async def _run(self) -> None:
+        try:
+            with self._scope:
+                async with anyio.create_task_group() as tasks:
+                    if self._settings.stop_at_failure:
+                        tasks.start_soon(self._watch_progress)
+                    await self._pump.run()
+        finally:
+            self._stopped.set()
+
+    async def _watch_progress(self) -> None:
+        """Gives up when nothing was settled for ``timeout`` although something is to be."""
+        noted, since = self._noted, anyio.current_time()
+        while True:
+            await anyio.sleep(min(0.5, self._timeout / 4))
+            now = anyio.current_time()
+            if self._pump.is_idle or noted != self._noted:
+                noted, since = self._noted, now
+            elif now - since > self._timeout:
+                self._pump.give_up(self._too_late())
+
+    def _too_late(self) -> str:
+        return f"no acknowledgement within {self._timeout:g} s: {self._servers.last_problem}"
+
+    def _note(self, batch: Batch, result: Result) -> None:
+        """A batch was settled."""
+        self._noted += 1
+        if isinstance(result, LanyingError):
+            if self._settings.stop_at_failure:
+                self._failure = self._failure or result
+            return
+        last_seq = result.first_seq + result.count - 1
+        self.acknowledged += result.count
+        self.first_seq = result.first_seq if self.first_seq is None else min(self.first_seq, result.first_seq)
+        self.last_seq = last_seq if self.last_seq is None else max(self.last_seq, last_seq)
+        if self._on_ack is not None:
+            self._on_ack(result)
+
+    # ------------------------------------------------------------------------------------------------- sending
+    async def send(
+        self, topic: str, payload: bytes, *, key: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> Pending:
+        """Queue one message; returns when it is queued. ``await pending.wait()`` gives its `Acks`.
+
+        Waits only while the queue is full. Raises what is wrong with the message (`BadTopic`, `BadBatch`,
+        `TypeError`), or the failure that stopped the publisher.
+        """
+        pending = Pending(1)
+        if self.add(topic, payload, key=key, headers=headers, pending=pending):
+            await self._let_work()
+        return pending
+
+    async def send_many(self, topic: str, payloads: Sequence[bytes]) -> None:
+        """Queue ``payloads`` as messages of one topic: the cheapest way in. See `send`; `flush` tells how it went."""
+        if self.add_many(topic, payloads):
+            await self._let_work()
+
+    async def _let_work(self) -> None:
+        """Something is ready to be sent: wakes the pump, lets it run, and waits while the queue is full."""
+        self._pump.wake()
+        if self._outbox.bytes >= self._settings.batch_bytes:
+            await anyio.lowlevel.checkpoint()
+        await self.wait_room()
+
+    async def wait_room(self) -> None:
+        """Returns when the queue is below its bound. Raises the failure that stopped the publisher."""
+        while self.is_full and self._failure is None:
+            await self._pump.wait_progress()
+        self._raise_failure()
+
+    async def flush(self) -> None:
+        """Returns when everything sent so far is acknowledged; raises the failure that stopped the publisher."""
+        self._pump.hurry += 1
+        self._pump.wake()
+        try:
+            while not self._pump.is_idle and self._failure is None:
+                await self._pump.wait_progress()
+        finally:
+            self._pump.hurry -= 1
+        self._raise_failure()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether senders have to wait."""
+        return self._outbox.bytes >= self._settings.buffer_bytes
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise type(self._failure)(self._failure.message, hint=self._failure.hint) from self._failure
+
+    # ------------------------------------------------------------------ for the client and its blocking twin
+    # Safe from any thread; True asks for a wake-up of the pump, on the event loop's thread, if it is sleeping.
+    def add(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        key: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        pending: Pending | None = None,
+    ) -> bool:
+        """Queue one message, full or not."""
+        self._raise_failure()
+        return self._outbox.add(parcel_of(topic, payload, key, headers, pending))
+
+    def add_many(self, topic: str, payloads: Sequence[bytes]) -> bool:
+        """Queue ``payloads``, full or not."""
+        self._raise_failure()
+        return self._outbox.extend(check_topic(topic), checked_payloads(payloads))
+
+    def add_whole(self, messages: Sequence[tuple[str, OutgoingMessage]], pending: Pending) -> bool:
+        """Queue ``messages`` as one batch of its own (P3). `BadBatch` if it is over a limit."""
+        self._raise_failure()
+        parcels = [parcel_of(topic, one.payload, one.key, one.headers, None) for topic, one in messages]
+        batch = encode(parcels, self._compression)
+        self._outbox.add_whole(Batch(batch.runs, batch.count, batch.bytes, ((pending, 0, batch.count),)))
+        return True
+
+    def withdraw(self, pending: Pending) -> LanyingError:
+        """Nobody waits for ``pending`` any more: drop it if possible; the error says what may become of it."""
+        if self._outbox.withdraw(pending) or self._producer.withdraw(
+            lambda batch: all(waiter[0] is pending for waiter in batch.waiters)
+        ):
+            return NotSent(self._too_late())
+        return OutcomeUnknown(self._too_late())
+
+    @property
+    def needs_wake(self) -> bool:
+        """Whether the pump sleeps."""
+        return self._pump.sleeping

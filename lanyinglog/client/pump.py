@@ -1,0 +1,206 @@
+"""The pump: one task that keeps a producer's pipeline moving, over whichever node leads.
+
+Whenever something is unsettled it looks for the leader, and then sends, receives and watches side by side until that
+connection ends; then it starts over. It never raises: results go to `settled`, who waits is told by the batches.
+
+A connection ends when either side closes it, when the node says that it no longer leads, or when the node owes an
+answer and is silent (`Timing.silence_s`; asked by a ping at half of it), or answers pings and nothing else
+(`Timing.stall_s`). Sending again is harmless (P4), so giving up too early costs bandwidth, never correctness.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import anyio
+
+from lanyinglog.client.leader import Servers
+from lanyinglog.client.link import Link, LinkLost
+from lanyinglog.client.outbox import Batch, Outbox
+from lanyinglog.client.producer import Advice, Flight, Producer, Result
+from lanyinglog.client.timing import Backoff
+from lanyinglog.errors import LanyingError, NotLeader
+from lanyinglog.wire.connection import Received
+from lanyinglog.wire.messages import Acked, Error, Ping, Publish
+
+DRAIN_S = 0.1
+"""After "not the leader" the answers to the other batches are awaited so long: then fewer are unknown."""
+
+
+class Pump:
+    """Moves batches from ``outbox`` through ``producer``; calls ``settled`` for each batch, its waiters told."""
+
+    def __init__(
+        self, servers: Servers, outbox: Outbox, producer: Producer[Batch], settled: Callable[[Batch, Result], None]
+    ) -> None:
+        self._servers = servers
+        self._timing = servers.timing
+        self._outbox = outbox
+        self._producer = producer
+        self._settled = settled
+        self._backoff = Backoff(servers.timing)
+        self._work = anyio.Event()
+        self._answered = anyio.Event()
+        self._flights: dict[int, Flight[Batch]] = {}  # request id -> what its answer is about
+        self._leaving = False
+        self._ping_due = False
+        self._pause_s = 0.0
+        self._owed_since = 0.0  # when the node came to owe an answer
+        self._answered_at = 0.0  # when it last gave one
+        self.hurry = 0
+        """Above 0 nothing lingers: someone waits for all of it."""
+        self.sleeping = False
+        """The task waits to be woken: a foreign thread that put something into the outbox must call `wake`."""
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is unsettled."""
+        return self._outbox.messages == 0 and self._producer.unsettled == 0
+
+    def wake(self) -> None:
+        """There is something to send, or to send sooner. Only from the event loop's thread."""
+        self._work.set()
+
+    async def wait_progress(self) -> None:
+        """Returns when the next answers have come."""
+        await self._answered.wait()
+
+    def deliver(self) -> None:
+        """Hand on what the pipeline has settled."""
+        for batch, result in self._producer.take_settled():
+            batch.settle(result)
+            self._settled(batch, result)
+        self._answered.set()
+        self._answered = anyio.Event()
+
+    def give_up(self, reason: str) -> None:
+        """Settle everything: unknown if it may be stored, else definite."""
+        while (batch := self._outbox.take()) is not None:
+            self._producer.push(batch)
+        self._producer.give_up(reason)
+        self.deliver()
+
+    # ------------------------------------------------------------------------------------------------------- task
+    async def run(self) -> None:
+        """Until it is cancelled."""
+        while True:
+            while self.is_idle:
+                await self._sleep_until_work(None)
+            try:
+                link = await self._servers.open_leader()
+            except LanyingError as error:  # no node speaks this client's protocol
+                self.give_up(error.message)
+                continue
+            await self._drive(link)
+            await anyio.sleep(self._backoff.next_s())
+
+    async def _drive(self, link: Link) -> None:
+        """Everything on one connection, until it ends."""
+        self._flights.clear()
+        self._leaving = self._ping_due = False
+        self._pause_s = 0.0
+        try:
+            async with anyio.create_task_group() as tasks:
+                for work in (self._send, self._receive, self._watch):
+                    tasks.start_soon(self._until_lost, work, link, tasks.cancel_scope)
+        finally:
+            self._servers.doubt(link.address)
+            self._producer.link_lost()
+            await link.aclose()
+
+    async def _until_lost(
+        self, work: Callable[[Link], Awaitable[None]], link: Link, connection: anyio.CancelScope
+    ) -> None:
+        """One of the three tasks of a connection; whichever ends first ends the others."""
+        try:
+            await work(link)
+        except LinkLost as error:
+            self._servers.last_problem = str(error)
+        connection.cancel()
+
+    async def _sleep_until_work(self, limit_s: float | None) -> None:
+        """Waits to be woken, for ``limit_s`` at most."""
+        # First the flag, then another look: a foreign thread first adds, then looks at the flag. None is missed.
+        self.sleeping = True
+        if limit_s is not None or self._outbox.messages == 0 or not self._producer.has_room:
+            with anyio.move_on_after(limit_s):
+                await self._work.wait()
+        self.sleeping = False
+        self._work = anyio.Event()
+
+    # ------------------------------------------------------------------------------------------------- connection
+    async def _send(self, link: Link) -> None:
+        while not self._leaving:
+            if self._pause_s:
+                await anyio.sleep(self._pause_s)
+                self._pause_s = 0.0
+            if self._ping_due:
+                self._ping_due = False
+                await link.send(Ping(), link.new_request())
+            limit_s = self._outbox.ready_in(hurry=self.hurry > 0) if self._producer.has_room else None
+            flight = self._next_flight(may_take=limit_s == 0.0)
+            if flight is None:
+                await self._sleep_until_work(limit_s)
+                continue
+            request = link.new_request()
+            self._flights[request] = flight
+            await link.send(Publish(flight.encoded, self._servers.log), request)
+        await anyio.sleep(DRAIN_S)
+
+    def _next_flight(self, *, may_take: bool) -> Flight[Batch] | None:
+        if may_take and (batch := self._outbox.take()) is not None:
+            self._producer.push(batch)
+        owed = self._producer.awaits_answer
+        flight = self._producer.next_send()
+        if flight is not None and not owed:
+            self._owed_since = anyio.current_time()
+        return flight
+
+    async def _receive(self, link: Link) -> None:
+        while not (self._leaving and not self._producer.awaits_answer):
+            for received in await link.receive():
+                self._take_answer(link, received)
+            self.deliver()
+            self._work.set()
+
+    def _take_answer(self, link: Link, received: Received) -> None:
+        flight = self._flights.pop(received.request, None)
+        if flight is None:
+            return  # a pong
+        self._answered_at = anyio.current_time()
+        if isinstance(received.message, Acked):
+            message = received.message
+            self._backoff.reset()
+            self._producer.acked(flight, message.ack)
+        elif isinstance(received.message, Error):
+            self._take_failure(flight, received.message)
+        else:
+            raise LinkLost(f"{link.address} answered a publish with {received.message.NAME}")
+
+    def _take_failure(self, flight: Flight[Batch], answer: Error) -> None:
+        error = answer.exception()
+        if isinstance(error, NotLeader):
+            self._servers.leader = self._servers.learn(error.hint)
+        advice = self._producer.failed(flight, error, answer.outcome)
+        if advice is Advice.PAUSE:
+            self._pause_s = self._backoff.next_s()
+        elif advice is Advice.LEAVE:
+            self._servers.last_problem = error.message
+            self._leaving = True
+
+    async def _watch(self, link: Link) -> None:
+        silence_s, stall_s = self._timing.silence_s, self._timing.stall_s
+        asked = False
+        while True:
+            await anyio.sleep(silence_s / 8)
+            now = anyio.current_time()
+            silent_s = now - max(link.heard_at, self._owed_since)
+            if not self._producer.awaits_answer or silent_s < silence_s / 2:
+                asked = False
+            elif silent_s >= silence_s:
+                raise LinkLost(f"{link.address} was silent for {silent_s:.1f} s")
+            elif not asked:
+                asked = self._ping_due = True
+                self._work.set()
+            if self._producer.awaits_answer and now - max(self._answered_at, self._owed_since) > stall_s:
+                raise LinkLost(f"{link.address} acknowledged nothing for {stall_s:g} s")

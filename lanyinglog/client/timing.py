@@ -1,0 +1,41 @@
+"""How long the client waits for what; seconds. One value object, so that tests can be quick and users need not care."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """The defaults let writes resume within two seconds after a leader was killed (P9)."""
+
+    connect_s: float = 0.8
+    """One try to reach one server, hello and welcome included. All servers are tried side by side."""
+    head_start_s: float = 0.1
+    """The server believed to be the leader is asked alone for so long."""
+    silence_s: float = 2.0
+    """A server that owes an answer, and says nothing for so long, is given up; it is asked (ping) at half of it."""
+    stall_s: float = 10.0
+    """A server that answers pings but acknowledges nothing for so long is given up."""
+    backoff_first_s: float = 0.01
+    backoff_max_s: float = 0.2
+    """Between two tries of one server: doubling from the first to the greatest, each shortened by up to a half."""
+
+
+class Backoff:
+    """The pauses between tries: doubling, bounded, and random so that clients do not come back in step."""
+
+    def __init__(self, timing: Timing) -> None:
+        self._timing = timing
+        self._next_s = timing.backoff_first_s
+
+    def next_s(self) -> float:
+        """Seconds to wait before the next try."""
+        pause_s = self._next_s
+        self._next_s = min(2 * pause_s, self._timing.backoff_max_s)
+        return pause_s * random.uniform(0.5, 1.0)
+
+    def reset(self) -> None:
+        """A try succeeded."""
+        self._next_s = self._timing.backoff_first_s
