@@ -46,7 +46,7 @@ class CommitLoop:
         self._write_due = trio.Event()
         self._moved = trio.lowlevel.ParkingLot()
         self._writer_limiter = trio.CapacityLimiter(1)
-        self._seen = (0, True)
+        self._seen: tuple[object, ...] = ()
 
     # -------------------------------------------------------------------------------------- called by other tasks
     def receive(self, sender: str, message: PeerMessage) -> None:
@@ -64,7 +64,7 @@ class CommitLoop:
         self._woken.set()
 
     async def wait_moved(self) -> None:
-        """Returns after a turn in which the tail moved or the queue of waiting batches got room."""
+        """Returns after a turn in which the tail, the leadership or the room for waiting batches changed."""
         await self._moved.park()
 
     # --------------------------------------------------------------------------------------------------- tasks
@@ -85,7 +85,8 @@ class CommitLoop:
             self._send(outgoing.to, outgoing.message)
         if core.wants_write:
             self._write_due.set()
-        seen = (core.tail.last_seq, core.batcher.has_room)
+        replica = core.replica
+        seen = (core.tail.last_seq, core.batcher.has_room, replica.engine.leader, replica.leads, replica.handing_over)
         if seen != self._seen:
             self._seen = seen
             self._moved.unpark_all()

@@ -171,6 +171,14 @@ class NotSent(Unavailable):
     outcome = Outcome.DEFINITE
 
 
+class HandoverFailed(LanyingError):
+    """The node that was to lead did not take over in time, or could not; leadership is as it was."""
+
+    code = "handover_failed"
+    outcome = Outcome.DEFINITE
+    advice = "see the status of that node, then try again or name another"
+
+
 class ShuttingDown(LanyingError):
     """The node is stopping and takes no new requests."""
 

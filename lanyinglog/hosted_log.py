@@ -10,6 +10,7 @@ import trio
 
 from lanyinglog.batcher import Ticket
 from lanyinglog.commit_loop import CommitLoop
+from lanyinglog.errors import BadRequest, Busy, HandoverFailed, NotLeader
 from lanyinglog.record import BatchView
 from lanyinglog.service import Page, TopicStat
 from lanyinglog.store.log_store import LogStore
@@ -61,6 +62,36 @@ class HostedLog:
     async def wait_room(self) -> None:
         while not self._core.batcher.has_room:
             await self._loop.wait_moved()
+
+    async def transfer(self, to: str | None) -> str:
+        replica = self._core.replica
+        if not replica.leads:
+            raise NotLeader("this node does not lead the log", hint=self._leader_client())
+        if replica.handing_over is not None:
+            raise Busy(f"leadership is being handed to {replica.handing_over}")
+        successor = self.best_successor() if to is None else to
+        if successor == replica.node:
+            return successor
+        if successor is None or successor not in replica.guard.peers:
+            raise BadRequest(f"no node {to!r} to hand over to" if to else "no other node is connected")
+        if not self._connected(successor):
+            raise HandoverFailed(f"{successor} is not connected")
+        self._core.transfer(successor, trio.current_time())
+        self._loop.wake()
+        while replica.handing_over == successor:
+            await self._loop.wait_moved()
+        with trio.move_on_after(replica.election_timeout_s):
+            while not replica.leads and replica.engine.leader is None:
+                await self._loop.wait_moved()
+        if replica.engine.leader != successor:
+            raise HandoverFailed(f"{successor} did not take over; {replica.engine.leader or 'nobody'} leads")
+        return successor
+
+    def best_successor(self) -> str | None:
+        """The connected node with the most of the log on its disk, while this node leads."""
+        replica = self._core.replica
+        candidates = [name for name in replica.guard.peers if self._connected(name)]
+        return max(candidates, key=replica.engine.match_index, default=None) if replica.leads else None
 
     async def wait_beyond(self, seq: int) -> None:
         while self.last_seq <= seq:

@@ -75,6 +75,10 @@ class LogCore:
             raise StorageFull("the disk of the leader has no room; reads go on")
         return self.batcher.submit(batch, now)
 
+    def transfer(self, to: str, now: float) -> None:
+        """Begin to hand leadership to ``to``; batches wait meanwhile, and then get `NotLeader`, which is definite."""
+        self.replica.transfer(to, now)
+
     def receive(self, sender: str, message: PeerMessage, now: float) -> None:
         """A peer's message."""
         self.replica.receive(sender, message, now)
@@ -84,7 +88,8 @@ class LogCore:
         """Let time pass: expire, propose what waits if the disk is free, one turn of the engine."""
         self.batcher.expire(now)
         self._notice_leadership()
-        if self.replica.leads and self.batcher.may_propose and not self.replica.journal.writing:
+        replica = self.replica
+        if replica.leads and self.batcher.may_propose and not replica.journal.writing and not replica.handing_over:
             self._propose(now, wall_ns)
         else:
             self.replica.advance(now)

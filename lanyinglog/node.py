@@ -1,9 +1,10 @@
 """One node: the composition root, where store, log, peers and sessions are made, joined, started and stopped.
 
 Start: data directory opened and checked, listeners bound (so that a taken port is an error at once), then one line
-``{"event": "ready", ...}`` on standard error once clients are served. Stop (SIGTERM or Ctrl-C): no new requests,
-one last checkpoint, exit 0. What makes going on unsafe ends the process with exit code 1 and says why: a failed
-sync (the truth is then on the peers), a damaged entry the log needs, a leader that contradicts what is committed.
+``{"event": "ready", ...}`` on standard error once clients are served. Stop (SIGTERM or Ctrl-C): leadership is handed
+over, no new requests, one last checkpoint, exit 0. What makes going on unsafe ends the process with exit code 1 and
+says why: a failed sync (the truth is then on the peers), a damaged entry the log needs, a leader that contradicts what
+is committed.
 """
 
 from __future__ import annotations
@@ -150,9 +151,21 @@ async def _run_log(
         log.info("ready", node=config.node, client=client_address, peer=str(config.peers[config.node]))
         await _wait_for_signal()
         log.info("stopping", node=config.node)
+        await _hand_over(hosted)
         nursery.cancel_scope.cancel()
     with trio.CancelScope(shield=True), trio.move_on_after(5):
         await loop.write(checkpoint=True)
+
+
+async def _hand_over(hosted: HostedLog) -> None:
+    """If this node leads, let another lead before it goes: no election timeout passes without a leader (P9)."""
+    while (successor := hosted.best_successor()) is not None:
+        try:
+            await hosted.transfer(successor)
+            log.info("handed over", to=successor)
+        except LanyingError as error:
+            log.warning("could not hand over", to=successor, why=error.message)
+            return
 
 
 async def _wait_for_signal() -> None:

@@ -149,6 +149,11 @@ class MemoryLogService:
                 return item.first_seq + max(0, timestamp - item.timestamp)
         return self.last_seq + 1
 
+    async def transfer(self, to: str | None) -> str:
+        if self.refusal is not None:
+            raise self.refusal
+        return to or self.node
+
     def topics(self) -> Sequence[TopicStat]:
         stats: dict[str, TopicStat] = {}
         for topic, item in self._items:

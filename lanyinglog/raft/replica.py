@@ -37,6 +37,15 @@ class Timing:
     election_timeout_s: float = 1.0
 
 
+@dataclass(slots=True)
+class _Handover:
+    """A leader's attempt to make ``to`` the leader, given up at ``deadline``."""
+
+    to: str
+    deadline: float
+    told: bool = False
+
+
 class Replica:
     """See the module. ``applied`` is the index the caller's state machine has; ``apply(entry)`` must not raise."""
 
@@ -77,6 +86,7 @@ class Replica:
         )
         self._probe_at = now
         self._was_leader = False
+        self._handover: _Handover | None = None
 
     def start(self, applied: int) -> None:
         """Apply the first no-op, which every node writes itself and which is the same everywhere, if that is due."""
@@ -137,6 +147,7 @@ class Replica:
         if self.election.wins(term=self.engine.term) and not self.leads:
             self._campaign(now)
         self.guard.flush_notices(probe=probe)
+        self._hand_over(now, probe=probe)
         self._notice_role()
 
     def _may_tick(self) -> bool:
@@ -163,6 +174,36 @@ class Replica:
         if self._was_leader and not self.leads:
             self.guard.release()
         self._was_leader = self.leads
+
+    # ------------------------------------------------------------------------------------------------ hand-over
+    def transfer(self, to: str, now: float) -> None:
+        """Begin to hand leadership to ``to``, a member (Raft dissertation, 3.10); `ValueError` unless this node leads.
+
+        While `handing_over` nothing new may be proposed. Once ``to`` has the whole log on its disk, and all of it is
+        applied here, it is told to start its election at once. If it does not lead within an election timeout, or
+        is replaced by another call, this node goes on as before.
+        """
+        if not self.leads or to not in self.guard.peers:
+            raise ValueError(f"{self.node} can't hand over to {to}: only a leader can, and to another member")
+        self._handover = _Handover(to, now + self._timing.election_timeout_s)
+
+    @property
+    def handing_over(self) -> str | None:
+        """Who is to lead next, while this node, the leader, sees to that."""
+        return None if self._handover is None else self._handover.to
+
+    def _hand_over(self, now: float, *, probe: bool) -> None:
+        handover = self._handover
+        if handover is None:
+            return
+        if not self.leads or now >= handover.deadline:
+            self._handover = None
+            return
+        last = self.journal.last_index
+        ready = self.engine.applied == last and self.engine.match_index(handover.to) == last
+        if ready and (probe or not handover.told):
+            handover.told = True
+            self._send(handover.to, TimeoutNow(self.engine.term))
 
     def peer_connected(self, peer: str, now: float) -> None:
         """A new link to ``peer`` is up; what was sent on the old one may be lost."""
@@ -198,6 +239,11 @@ class Replica:
     def next_deadline(self) -> float:
         """When `advance` is due next even if nothing happens."""
         return self._probe_at if self.leads else min(self.election.deadline, self._probe_at)
+
+    @property
+    def election_timeout_s(self) -> float:
+        """The longest silence before a node asks for an election."""
+        return self._timing.election_timeout_s
 
     @property
     def role(self) -> Role:

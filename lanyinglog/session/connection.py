@@ -54,6 +54,8 @@ from lanyinglog.wire.messages import (
     Subscribed,
     Topics,
     TopicsReply,
+    Transfer,
+    Transferred,
     Unsubscribe,
     Unsubscribed,
     Welcome,
@@ -132,6 +134,7 @@ class _Session:
         self._publish_ended = trio.lowlevel.ParkingLot()
         self._subscriptions: dict[int, Subscription] = {}
         self._turn = trio.Lock()
+        self._transferring = False
         self._work: trio.Nursery  # all tasks but the writer; open while requests are answered
         self._fault: LanyingError | None = None
         self._answers: dict[type[Message], Callable[[int, Any], Awaitable[None]]] = {
@@ -143,6 +146,7 @@ class _Session:
             Status: self._status,
             Topics: self._topics,
             Ping: self._ping,
+            Transfer: self._transfer,
         }
 
     # ----------------------------------------------------------------------------------------------------- tasks
@@ -324,6 +328,21 @@ class _Session:
 
     async def _ping(self, request: int, ping: Ping) -> None:
         self._reply(Pong(), request)
+
+    async def _transfer(self, request: int, transfer: Transfer) -> None:
+        service = self._service(transfer.log)
+        if self._transferring:
+            raise Busy("this connection asked for a transfer of leadership already")
+        self._transferring = True
+        self._work.start_soon(self._guard, partial(self._see_transfer_through, request, service, transfer.node))
+
+    async def _see_transfer_through(self, request: int, service: LogService, node: str | None) -> None:
+        try:
+            self._reply(Transferred(await service.transfer(node)), request)
+        except LanyingError as error:
+            self._reply(Error.of(error), request)
+        finally:
+            self._transferring = False
 
     def _service(self, log: str) -> LogService:
         try:

@@ -27,6 +27,7 @@ from lanyinglog.wire.replies import (
     StatusReply,
     Subscribed,
     TopicsReply,
+    Transferred,
     Unsubscribed,
     Welcome,
     encode_push,
@@ -45,6 +46,7 @@ from lanyinglog.wire.requests import (
     Status,
     Subscribe,
     Topics,
+    Transfer,
     Unsubscribe,
 )
 
@@ -78,6 +80,8 @@ __all__ = [
     "Subscribed",
     "Topics",
     "TopicsReply",
+    "Transfer",
+    "Transferred",
     "Unsubscribe",
     "Unsubscribed",
     "Welcome",
@@ -90,10 +94,10 @@ HELLO_BYTES_MAX = 4_096
 """The largest first frame: until a hello has come, a stranger may make a node buffer no more than this."""
 
 CLIENT_MESSAGES: tuple[type[Message], ...] = (
-    Hello, Publish, Subscribe, Credit, Unsubscribe, Status, Topics, Ping,
+    Hello, Publish, Subscribe, Credit, Unsubscribe, Status, Topics, Ping, Transfer,
 )  # fmt: skip
 NODE_MESSAGES: tuple[type[Message], ...] = (
-    Welcome, Acked, Subscribed, Push, Unsubscribed, StatusReply, TopicsReply, Pong, Error,
+    Welcome, Acked, Subscribed, Push, Unsubscribed, StatusReply, TopicsReply, Pong, Error, Transferred,
 )  # fmt: skip
 BY_KIND: Mapping[int, type[Message]] = {message.KIND: message for message in CLIENT_MESSAGES + NODE_MESSAGES}
 

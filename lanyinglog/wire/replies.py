@@ -279,6 +279,21 @@ class Pong(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class Transferred(Message):
+    """The answer to `Transfer`: ``leader`` leads now."""
+
+    KIND, NAME = 74, "transferred"
+    leader: str
+
+    def header(self) -> dict[str, Any]:
+        return {"leader": self.leader}
+
+    @classmethod
+    def read(cls, fields: Fields, body: bytes) -> Self:
+        return cls(fields.text("leader"))
+
+
+@dataclass(frozen=True, slots=True)
 class Error(Message):
     """A request failed; with request id 0 the connection did, and is closed behind it (`lanyinglog.errors`)."""
 

@@ -173,6 +173,22 @@ class Topics(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class Transfer(Message):
+    """Asks the leader of a log to hand over to ``node``, or to whom it thinks best; answered with `Transferred`."""
+
+    KIND, NAME = 9, "transfer"
+    log: str = DEFAULT_LOG
+    node: str | None = None
+
+    def header(self) -> dict[str, Any]:
+        return {"log": self.log, "node": self.node}
+
+    @classmethod
+    def read(cls, fields: Fields, body: bytes) -> Self:
+        return cls(fields.text("log"), fields.text_or_none("node"))
+
+
+@dataclass(frozen=True, slots=True)
 class Ping(Message):
     """Answered with `Pong`, behind all that was sent before."""
 
