@@ -46,7 +46,8 @@ class CommitLoop:
         self._write_due = trio.Event()
         self._moved = trio.lowlevel.ParkingLot()
         self._writer_limiter = trio.CapacityLimiter(1)
-        self._seen: tuple[object, ...] = ()
+        self._turned = trio.lowlevel.ParkingLot()
+        self._seen = (0, True)
 
     # -------------------------------------------------------------------------------------- called by other tasks
     def receive(self, sender: str, message: PeerMessage) -> None:
@@ -54,9 +55,12 @@ class CommitLoop:
         self.core.receive(sender, message, trio.current_time())
         self.wake()
 
-    def peer_connected(self, peer: str) -> None:
-        """There is a new link to ``peer``."""
-        self.core.replica.peer_connected(peer, trio.current_time())
+    def peer_link_changed(self, peer: str, up: bool) -> None:
+        """There is a new link to ``peer``, or none any more."""
+        if up:
+            self.core.replica.peer_connected(peer, trio.current_time())
+        else:
+            self.core.replica.peer_disconnected(peer)
         self.wake()
 
     def wake(self) -> None:
@@ -64,8 +68,12 @@ class CommitLoop:
         self._woken.set()
 
     async def wait_moved(self) -> None:
-        """Returns after a turn in which the tail, the leadership or the room for waiting batches changed."""
+        """Returns after a turn in which the tail moved or the queue of waiting batches got room."""
         await self._moved.park()
+
+    async def wait_turn(self) -> None:
+        """Returns after the next turn, whatever it brought."""
+        await self._turned.park()
 
     # --------------------------------------------------------------------------------------------------- tasks
     async def run(self) -> None:
@@ -85,8 +93,8 @@ class CommitLoop:
             self._send(outgoing.to, outgoing.message)
         if core.wants_write:
             self._write_due.set()
-        replica = core.replica
-        seen = (core.tail.last_seq, core.batcher.has_room, replica.engine.leader, replica.leads, replica.handing_over)
+        self._turned.unpark_all()
+        seen = (core.tail.last_seq, core.batcher.has_room)
         if seen != self._seen:
             self._seen = seen
             self._moved.unpark_all()

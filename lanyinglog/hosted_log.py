@@ -79,10 +79,10 @@ class HostedLog:
         self._core.transfer(successor, trio.current_time())
         self._loop.wake()
         while replica.handing_over == successor:
-            await self._loop.wait_moved()
+            await self._loop.wait_turn()
         with trio.move_on_after(replica.election_timeout_s):
             while not replica.leads and replica.engine.leader is None:
-                await self._loop.wait_moved()
+                await self._loop.wait_turn()
         if replica.engine.leader != successor:
             raise HandoverFailed(f"{successor} did not take over; {replica.engine.leader or 'nobody'} leads")
         return successor

@@ -128,7 +128,7 @@ async def _run_log(
         peers=config.peers,
         outbox_bytes_max=limits.peer_outbox_bytes_max,
         receive=loop.receive,
-        connected=loop.peer_connected,
+        link_changed=loop.peer_link_changed,
     )
     network.clients.update({name: str(address) for name, address in config.clients.items()})
     hosted = HostedLog(

@@ -1,8 +1,8 @@
 """Links between nodes: TCP, one for each direction, dialled by who speaks on it.
 
 A node dials every other and sends on that link alone; it hears on the links that others dialled. A link carries frames
-(`wire.frames`) of `messages`, in order. When it breaks, what was queued is dropped and said to be lost (`connected` is
-called for the new one): Raft sends again what matters.
+(`wire.frames`) of `messages`, in order. When it breaks, what was queued is dropped and said to be lost (`link_changed`
+is called for the new one): Raft sends again what matters.
 
 Who is it? The two prove to each other that they know the cluster's secret before anything else is heard (audit 27)::
 
@@ -104,7 +104,7 @@ class Outbox:
 
 
 class PeerNetwork:
-    """All links of one node. ``receive(sender, message)`` and ``connected(peer)`` are called from its tasks."""
+    """All links of one node. ``receive(sender, message)`` and ``link_changed(peer, up)`` are called from its tasks."""
 
     def __init__(
         self,
@@ -113,12 +113,12 @@ class PeerNetwork:
         peers: Mapping[str, Address],
         outbox_bytes_max: int,
         receive: Callable[[str, PeerMessage], None],
-        connected: Callable[[str], None],
+        link_changed: Callable[[str, bool], None],
     ) -> None:
         self._identity = identity
         self._peers = {name: address for name, address in peers.items() if name != identity.node}
         self._receive = receive
-        self._connected = connected
+        self._link_changed = link_changed
         self._outboxes = {name: Outbox(outbox_bytes_max) for name in self._peers}
         self._up: set[str] = set()
         self._inbound: dict[str, trio.CancelScope] = {}
@@ -155,8 +155,10 @@ class PeerNetwork:
             else:
                 complaint = "closed"
             finally:
-                self._up.discard(name)
                 self._outboxes[name].clear()
+                if name in self._up:
+                    self._up.remove(name)
+                    self._link_changed(name, False)
             if complaint != last_complaint:
                 log.info("peer link down", peer=name, why=complaint)
                 last_complaint = complaint
@@ -173,7 +175,7 @@ class PeerNetwork:
             self._outboxes[name].clear()
             self._up.add(name)
             log.info("peer link up", peer=name)
-            self._connected(name)
+            self._link_changed(name, True)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._watch, stream, nursery.cancel_scope)
                 await self._write(stream, self._outboxes[name])

@@ -209,6 +209,11 @@ class Replica:
         """A new link to ``peer`` is up; what was sent on the old one may be lost."""
         self.guard.reconnected(peer, now)
 
+    def peer_disconnected(self, peer: str) -> None:
+        """The link to ``peer`` is gone: it will not take over soon."""
+        if self.handing_over == peer:
+            self._handover = None
+
     # ------------------------------------------------------------------------------------------------- the disk
     @property
     def wants_write(self) -> bool:

@@ -37,7 +37,7 @@ class Node:
             peers=members,
             outbox_bytes_max=1 << 20,
             receive=self._receive,
-            connected=lambda peer: self.connected.set(),
+            link_changed=lambda peer, up: up and self.connected.set(),
         )
 
     def _receive(self, sender: str, message: PeerMessage) -> None:
@@ -210,7 +210,7 @@ async def test_a_handshake_that_takes_its_time_is_ended(autojump_clock: trio.tes
         peers={"n1": Address("127.0.0.1", 1), "n2": Address("127.0.0.1", 2)},
         outbox_bytes_max=1000,
         receive=lambda sender, message: None,
-        connected=lambda peer: None,
+        link_changed=lambda peer, up: None,
     )
     frame = encode_frame(128, 0, HELLO)
 
