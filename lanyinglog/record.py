@@ -174,16 +174,25 @@ def _encode_body(
         tail += [key for key in keys if key]
     if headers is not None and any(headers):
         columns |= _COLUMN_HEADERS
-        maps = [codec.pack(_checked_headers(one)) if one else b"" for one in headers]
+        maps = [pack_headers(one) if one else b"" for one in headers]
         lengths += map(len, maps)
         tail += maps
     return b"".join([struct.pack(f"<B{len(lengths)}I", columns, *lengths), *payloads, *tail])
 
 
-def _checked_headers(headers: Mapping[str, str]) -> dict[str, str]:
+def pack_headers(headers: Mapping[str, str]) -> bytes:
+    """A message's ``headers`` as they lie in a run; `BadBatch` for any that no subscriber would read back."""
+    if len(headers) > codec.MAP_KEYS_MAX:
+        raise BadBatch(f"{len(headers)} headers; at most {codec.MAP_KEYS_MAX} are allowed")
     if not all(isinstance(key, str) and isinstance(value, str) for key, value in headers.items()):
         raise BadBatch("headers map str to str")
-    return dict(headers)
+    try:
+        packed = codec.pack(dict(headers))
+    except UnicodeEncodeError as error:
+        raise BadBatch(f"a header is not valid Unicode: {error}") from error
+    if len(packed) > codec.VALUE_BYTES_MAX:
+        raise BadBatch(f"headers of {len(packed)} bytes; at most {codec.VALUE_BYTES_MAX} are allowed")
+    return packed
 
 
 def encode_batch(producer: bytes, number: int, runs: Sequence[bytes]) -> bytes:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import TypeVar
 
-from lanyinglog import codec, record, service
+from lanyinglog import record, service
 from lanyinglog.client.acks import Pending
 from lanyinglog.errors import BadBatch, LanyingError
 from lanyinglog.topics import check_topic
@@ -54,6 +54,10 @@ class Batch:
     bytes: int
     waiters: tuple[tuple[Pending, int, int], ...]
 
+    def waits_only(self, pending: Pending) -> bool:
+        """Whether nobody but ``pending`` waits for any of it."""
+        return all(waiter[0] is pending for waiter in self.waiters) and sum(w[2] for w in self.waiters) == self.count
+
     def settle(self, result: service.Ack | LanyingError) -> None:
         """Tell all waiters."""
         for pending, first, count in self.waiters:
@@ -77,6 +81,8 @@ class Outbox:
         self._open = _Draft()
         self.messages = 0
         """Messages added and not taken."""
+        self.added = 0
+        """Messages added since ever, but for those that were withdrawn."""
         self.bytes = 0
         """What they are worth in encoded bytes, about."""
 
@@ -89,13 +95,13 @@ class Outbox:
             if not self._open.fits(parcel, self._batch_bytes, self._batch_messages):
                 self._close()
             self._open.add(parcel)
-            self._count(parcel)
+            self._count(len(parcel.payloads), parcel.bytes)
             if self._open.bytes >= self._batch_bytes:
                 self._close()
             return before == 0 or len(self._closed) >= before
 
-    def extend(self, topic: str, payloads: list[bytes]) -> bool:
-        """Like many `add` of messages for which nobody waits. ``payloads`` may be more than a batch holds."""
+    def extend(self, topic: str, payloads: list[bytes], pending: Pending | None = None) -> bool:
+        """Like an `add` of each of ``payloads``, which may be more than a batch holds; ``pending`` waits for all."""
         run_bytes = RUN_BYTES + len(topic.encode())
         ends = list(accumulate([len(payload) + MESSAGE_BYTES for payload in payloads]))
         at = before = 0
@@ -105,7 +111,8 @@ class Outbox:
                 ends, before + self._batch_bytes - run_bytes, at, min(len(ends), at + self._batch_messages)
             )
             stop = max(stop, at + 1)  # one message always fits
-            news |= self.add(Parcel(topic, payloads[at:stop], None, None, None, ends[stop - 1] - before + run_bytes))
+            size = ends[stop - 1] - before + run_bytes
+            news |= self.add(Parcel(topic, payloads[at:stop], None, None, pending, size))
             at, before = stop, ends[stop - 1]
         return news
 
@@ -114,12 +121,12 @@ class Outbox:
         with self._lock:
             self._close()
             self._closed.append(batch)
-            self.messages += batch.count
-            self.bytes += batch.bytes
+            self._count(batch.count, batch.bytes)
 
-    def _count(self, parcel: Parcel) -> None:
-        self.messages += len(parcel.payloads)
-        self.bytes += parcel.bytes
+    def _count(self, messages: int, size: int) -> None:
+        self.messages += messages
+        self.bytes += size
+        self.added += messages
 
     def _close(self) -> None:
         if self._open.parcels:
@@ -147,29 +154,27 @@ class Outbox:
             self.bytes -= first.bytes
         return first if isinstance(first, Batch) else encode(first.parcels, self._compression)
 
-    def withdraw(self, pending: Pending) -> bool:
-        """Drop what ``pending`` waits for; False if not all of it is here any more."""
+    def withdraw(self, pending: Pending) -> int:
+        """Drop all that ``pending`` alone waits for; how many messages that were."""
+        before = self.messages
         with self._lock:
-            drafts = [one for one in (*self._closed, self._open) if isinstance(one, _Draft)]
-            for draft in drafts:
-                for parcel in draft.parcels:
-                    if parcel.pending is pending and len(parcel.payloads) == pending.count:
-                        self._drop(draft, parcel)
-                        return True
-            for batch in self._closed:
-                if isinstance(batch, Batch) and all(waiter[0] is pending for waiter in batch.waiters):
-                    self._closed.remove(batch)
-                    self.messages -= batch.count
-                    self.bytes -= batch.bytes
-                    return True
-        return False
+            for draft in [*self._closed, self._open]:
+                if isinstance(draft, Batch):
+                    if draft.waits_only(pending):
+                        self._closed.remove(draft)
+                        self._uncount(draft.count, draft.bytes)
+                    continue
+                for parcel in [one for one in draft.parcels if one.pending is pending]:
+                    draft.remove(parcel)
+                    self._uncount(len(parcel.payloads), parcel.bytes)
+                if not draft.parcels and draft is not self._open:
+                    self._closed.remove(draft)
+            return before - self.messages
 
-    def _drop(self, draft: _Draft, parcel: Parcel) -> None:
-        draft.remove(parcel)
-        self.messages -= len(parcel.payloads)
-        self.bytes -= parcel.bytes
-        if not draft.parcels and draft is not self._open:
-            self._closed.remove(draft)
+    def _uncount(self, messages: int, size: int) -> None:
+        self.messages -= messages
+        self.bytes -= size
+        self.added -= messages
 
 
 class _Draft:
@@ -223,9 +228,7 @@ def parcel_of(
         size += len(key)
     if headers:
         headers = dict(headers)
-        if not all(isinstance(name, str) and isinstance(value, str) for name, value in headers.items()):
-            raise BadBatch("headers map str to str")
-        size += len(codec.pack(headers))
+        size += len(record.pack_headers(headers))
     parcel = Parcel(topic, [payload], [key] if key is not None else None, [headers] if headers else None, pending, size)
     if size > record.BATCH_BYTES_MAX // 2:
         encode([parcel], record.CODEC_NONE)  # near the limit: let the limit itself decide
