@@ -26,11 +26,12 @@ class Outcome(StrEnum):
 class LanyingError(Exception):
     """The root: ``except LanyingError`` catches all that the package raises on purpose.
 
-    ``hint`` is what the raiser knows that helps: for `NotLeader` the leader's client address, or None.
+    ``hint`` is what the raiser knows that helps: for `NotLeader` the leader's client address, or None. ``outcome`` is
+    the class's, unless the error came over the wire and the node said otherwise.
     """
 
     code: ClassVar[str] = "internal"
-    outcome: ClassVar[Outcome] = Outcome.UNKNOWN
+    outcome: Outcome = Outcome.UNKNOWN
     advice: ClassVar[str] = "report it; look at the node's log"
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
@@ -228,9 +229,12 @@ BY_CODE: dict[str, type[LanyingError]] = {cls.code: cls for cls in _subclasses(L
 """Wire code -> class; a test holds that no two classes share a code."""
 
 
-def from_wire(code: str, message: str, *, hint: str | None = None) -> LanyingError:
-    """The error that a peer's error frame describes; an unknown code becomes a plain `LanyingError`."""
+def from_wire(code: str, message: str, *, hint: str | None = None, outcome: Outcome | None = None) -> LanyingError:
+    """The error that a peer's error frame describes; an unknown code becomes a plain `LanyingError`.
+
+    ``outcome`` is what the peer says: it knows best, above all about a code that is unknown here (P7)."""
     cls = BY_CODE.get(code)
-    if cls is None:
-        return LanyingError(f"{code}: {message}", hint=hint)
-    return cls(message, hint=hint)
+    error = LanyingError(f"{code}: {message}", hint=hint) if cls is None else cls(message, hint=hint)
+    if outcome is not None:
+        error.outcome = outcome
+    return error

@@ -192,6 +192,8 @@ def _read_items(fields: Fields, body: bytes, prev: int, through: int) -> tuple[I
         if run_bytes < RUN_HEADER_BYTES or at > len(body):
             raise fields.fail(f"a run of {run_bytes} bytes does not fit")
         (count,) = _COUNT.unpack_from(body, run_at + _COUNT_AT)
+        if not 1 <= count <= MESSAGES_MAX:
+            raise fields.fail(f"a run of {count} messages")
         begins_in_order = first_seq > last or (not items and first_seq >= 1)
         if not begins_in_order or not last < first_seq + count - 1 <= through or timestamp > SEQ_MAX:
             raise fields.fail(f"a run of {count} from seq {first_seq} at {timestamp} between {last} and {through}")
@@ -309,7 +311,7 @@ class Error(Message):
 
     def exception(self) -> LanyingError:
         """The error to raise at the client; its outcome is what the node said."""
-        return errors.from_wire(self.code, self.message, hint=self.hint)
+        return errors.from_wire(self.code, self.message, hint=self.hint, outcome=self.outcome)
 
     def header(self) -> dict[str, Any]:
         return {"code": self.code, "outcome": self.outcome.value, "message": self.message, "hint": self.hint}
