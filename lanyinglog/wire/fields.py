@@ -6,6 +6,7 @@ such a key changes the meaning of the frame, and one who does not know it must r
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -93,6 +94,5 @@ class Fields:
             raise ProtocolError(f"{self._kind}: the field {name!r} is missing") from None
 
     def _wrong(self, name: str, value: object, expected: str) -> ProtocolError:
-        shown = repr(value)
-        shown = shown if len(shown) <= 80 else shown[:77] + "..."
-        return ProtocolError(f"{self._kind}: {name} is {shown}, expected {expected}")
+        # Not `repr`: what a stranger nested a thousand deep would end in a RecursionError.
+        return ProtocolError(f"{self._kind}: {name} is {reprlib.repr(value)}, expected {expected}")
