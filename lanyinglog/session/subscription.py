@@ -83,6 +83,8 @@ class Subscription:
                     await self._step()
         except LanyingError as error:
             self._outbox.put_reply(to_frame(Error.of(error), self.request))
+            if self._scope.cancel_called:  # a read may fail just then: who unsubscribed is still owed the answer
+                self._outbox.put_reply(to_frame(Unsubscribed(), self.request))
         else:
             self._outbox.put_reply(to_frame(Unsubscribed(), self.request))
 
