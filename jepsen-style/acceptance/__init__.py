@@ -1,0 +1,1 @@
+"""The promises of the main job, one by one, on real clusters of real processes: ``python jepsen-style check``."""

@@ -1,0 +1,1 @@
+"""One check a module; `acceptance.command` says what it must have."""

@@ -1,0 +1,114 @@
+"""``python jepsen-style check [NAME ...]``: which checks to run, how large, and what came of them."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+import time
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from acceptance.cluster import Violated
+
+CHECKS = (
+    "roundtrip",
+    "failover",
+    "blackout",
+    "paused_follower",
+    "restart",
+    "throughput",
+    "hostile_input",
+    "rot",
+    "handover",
+)
+"""Modules of `acceptance.checks`, in the order in which they run. Each has a docstring, whose first line is the claim,
+and ``run(scale) -> figures``, which raises `Violated`."""
+
+VALID, VIOLATION, UNKNOWN = 0, 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How much work the checks do: all of it, or enough to see each mechanism at work (``quick``)."""
+
+    quick: bool
+    lines_file: Path | None = None
+
+    def pick(self, full: int, quick: int) -> int:
+        """``full`` or ``quick``."""
+        return quick if self.quick else full
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the checks that ``arguments`` name, all if none; the exit code."""
+    options = _parse(arguments)
+    scale = Scale(quick=options.quick, lines_file=options.lines)
+    results: list[dict[str, Any]] = []
+    code = VALID
+    for name in options.names or CHECKS:
+        result = _run(name, scale)
+        results.append(result)
+        code = max(code, {"ok": VALID, "violated": VIOLATION, "unknown": UNKNOWN}[result["verdict"]])
+    if any(result["verdict"] == "violated" for result in results):
+        code = VIOLATION
+    print(json.dumps({"valid": {VALID: True, VIOLATION: False, UNKNOWN: "unknown"}[code], "checks": results}))
+    return code
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    claims = "\n".join(f"  {name:16} {_claim(name)}" for name in CHECKS)
+    parser = argparse.ArgumentParser(
+        prog="python jepsen-style check",
+        description=f"The promises of the main job on real clusters of three processes.\n\n{claims}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="checks to run; all if none")
+    parser.add_argument("--quick", action="store_true", help="less work: a minute or two in all")
+    parser.add_argument("--lines", type=Path, metavar="FILE", help="publish lines of this file instead of made-up ones")
+    options = parser.parse_args(arguments)
+    unknown = sorted(set(options.names) - set(CHECKS))
+    if unknown:
+        parser.error(f"there is no check {', '.join(unknown)}; there are {', '.join(CHECKS)}")
+    return options
+
+
+def _claim(name: str) -> str:
+    module = importlib.import_module(f"acceptance.checks.{name}")
+    return (module.__doc__ or "").splitlines()[0]
+
+
+def _run(name: str, scale: Scale) -> dict[str, Any]:
+    module = importlib.import_module(f"acceptance.checks.{name}")
+    print(f"{name}: {_claim(name)}", flush=True)
+    began = time.monotonic()
+    figures: dict[str, Any] = {}
+    try:
+        figures = module.run(scale)
+        verdict, words = "ok", ""
+    except Exception as error:
+        # The boundary of a check: what went wrong with it is told, and the others still run.
+        violation = _violation_in(error)
+        verdict, words = ("violated", str(violation)) if violation else ("unknown", traceback.format_exc())
+    seconds = round(time.monotonic() - began, 1)
+    shown = ", ".join(f"{key} {value}" for key, value in figures.items())
+    print(f"  {verdict} in {seconds} s{': ' + shown if shown else ''}", flush=True)
+    if words:
+        print(f"  {words}", file=sys.stderr, flush=True)
+    return {
+        "name": name,
+        "verdict": verdict,
+        "seconds": seconds,
+        "figures": figures,
+        **({"why": words} if words else {}),
+    }
+
+
+def _violation_in(error: BaseException) -> Violated | None:
+    """The violation among what ended the tasks of a check."""
+    if isinstance(error, BaseExceptionGroup):
+        return next((found for inner in error.exceptions if (found := _violation_in(inner))), None)
+    return error if isinstance(error, Violated) else None
