@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple, overload
+from collections.abc import Generator, Iterator, Sequence
+from typing import Any, NamedTuple, overload
 
 import anyio
 
@@ -72,7 +72,9 @@ class Acks(Sequence[Ack]):
 
 
 class Pending:
-    """``count`` messages on their way. Only the event loop's thread settles and waits; any may look at `done`."""
+    """``count`` messages on their way; ``await`` it for the `Ack` of the first, or its error.
+
+    Only the event loop's thread settles and waits; any may look at `done`."""
 
     __slots__ = ("_acks", "_error", "_event", "_left", "count")
 
@@ -98,7 +100,14 @@ class Pending:
         if self._left == 0 and self._event is not None:
             self._event.set()
 
-    async def wait(self) -> Acks:
+    def __await__(self) -> Generator[Any, Any, Ack]:
+        return self.wait().__await__()
+
+    async def wait(self) -> Ack:
+        """The acknowledgement of the (first) message; raises the `LanyingError` that says how it ended."""
+        return (await self.wait_all())[0]
+
+    async def wait_all(self) -> Acks:
         """The acknowledgements, in order; raises the `LanyingError` of the first part that failed."""
         if self._left:
             if self._event is None:
@@ -107,7 +116,7 @@ class Pending:
         return self.result()
 
     def result(self) -> Acks:
-        """What `wait` returns or raises, once `done`."""
+        """What `wait_all` returns or raises, once `done`."""
         assert self._left == 0, "not settled yet"
         if self._error is None:
             return Acks(self._acks)

@@ -28,10 +28,13 @@ class Servers:
     def __init__(self, addresses: Sequence[Address], *, log: str, timing: Timing) -> None:
         self.log = log
         self.timing = timing
+        self.given = frozenset(addresses)
+        """What the user named: subscriptions prefer these."""
         self.addresses = list(dict.fromkeys(addresses))
         self.leader: Address | None = None
         """Who led when last seen; None if there is reason to doubt it."""
         self.last_problem = "no server was tried yet"
+        self._strangers: dict[Address, UnsupportedVersion] = {}  # servers that speak another version
 
     def learn(self, text: str | None) -> Address | None:
         """Take in the client address of a leader, as a node names it; None if it says nothing usable."""
@@ -50,13 +53,31 @@ class Servers:
         if self.leader == address:
             self.leader = None
 
+    async def learn_members(self, link: Link) -> dict[str, object]:
+        """Take in the client addresses of all members that the node behind ``link`` knows; its status."""
+        status = await ask_status(link, self.log)
+        hint, peers = status.get("leader_client"), status.get("peers")
+        known = [hint] + [peer.get("client") for peer in _values(peers) if isinstance(peer, dict)]
+        for text in known:
+            if isinstance(text, str):
+                self.learn(text)
+        return status
+
     async def try_open(self, address: Address) -> Link | None:
-        """A connection to ``address``, or None; `UnsupportedVersion` ends the search."""
+        """A connection to ``address``, or None; `UnsupportedVersion` once every server speaks another version."""
         try:
             link = await Link.open(address, self.timing)
         except LinkLost as error:
             self.last_problem = str(error)
+            self._strangers.pop(address, None)
             return None
+        except UnsupportedVersion as error:
+            self.last_problem = f"{address}: {error.message}"
+            self._strangers[address] = error
+            if self._strangers.keys() >= set(self.addresses):
+                raise UnsupportedVersion(self.last_problem) from error
+            return None
+        self._strangers.pop(address, None)
         self.learn(link.welcome.leader_client)
         return link
 
@@ -72,30 +93,28 @@ class Servers:
         return search.result()
 
     async def open_any(self, *, avoid: Address | None = None) -> Link:
-        """A connection to any server, in random order with ``avoid`` last, however long it takes."""
+        """A connection to any server, however long it takes: those that the user named first, ``avoid`` last."""
         backoff = Backoff(self.timing)
         while True:
-            for address in sorted(self.addresses, key=lambda one: (one == avoid, random.random())):
+            order = {one: (one == avoid, one not in self.given, random.random()) for one in self.addresses}
+            for address in sorted(order, key=order.__getitem__):
                 link = await self.try_open(address)
                 if link is not None:
                     return link
             await anyio.sleep(backoff.next_s())
 
     async def leads(self, link: Link) -> bool:
-        """Whether the node behind ``link`` leads: it names the address that was dialled, or says so in its status.
-
-        The latter for addresses by which a node does not know itself: another name of the host, a forwarded port."""
-        hint = link.welcome.leader_client
-        if hint is None:
-            self.last_problem = f"{link.address} knows no leader"
-            return False
-        if self.learn(hint) == link.address:
-            return True
-        status = await ask_status(link, self.log)
+        """Whether the node behind ``link`` leads, by its own word; its members are learnt on the way."""
+        status = await self.learn_members(link)
         if status.get("role") == "leader":
             return True
-        self.last_problem = f"{link.address} says that {hint} leads"
+        hint = status.get("leader_client")
+        self.last_problem = f"{link.address} says that {hint} leads" if hint else f"{link.address} knows no leader"
         return False
+
+
+def _values(peers: object) -> list[object]:
+    return list(peers.values()) if isinstance(peers, dict) else []
 
 
 class _Search:

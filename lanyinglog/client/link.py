@@ -39,6 +39,7 @@ class Link:
         self._protocol = Connection(Role.CLIENT)
         self._last_request = 0
         self._half_sent = False
+        self._greeted = False
 
     @classmethod
     async def open(cls, address: Address, timing: Timing) -> Link:
@@ -62,6 +63,7 @@ class Link:
         first = received[0].message
         if not isinstance(first, Welcome):
             raise LinkLost(f"{self.address} did not say welcome")
+        self._greeted = True
         return first
 
     def new_request(self) -> int:
@@ -98,9 +100,9 @@ class Link:
         self.heard_at = anyio.current_time()
         try:
             messages = list(self._protocol.receive(received))
-        except UnsupportedVersion:
-            raise
         except ProtocolError as error:
+            if isinstance(error, UnsupportedVersion) and not self._greeted:
+                raise
             raise LinkLost(f"{self.address} broke the protocol: {error.message}") from error
         for request, message in messages:
             if request == 0 and isinstance(message, Error):
@@ -109,7 +111,7 @@ class Link:
 
     def _raise_end(self, error: Error) -> None:
         """The node says why it closes the connection."""
-        if error.code == UnsupportedVersion.code:
+        if error.code == UnsupportedVersion.code and not self._greeted:
             raise error.exception()
         raise LinkLost(f"{self.address} closed the connection: {error.message}")
 

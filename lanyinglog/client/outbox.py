@@ -30,6 +30,8 @@ MESSAGE_BYTES = 12
 RUN_BYTES = record.RUN_HEADER_BYTES + 1
 BATCH_BYTES_MAX = record.BATCH_BYTES_MAX - 4_096
 """The greatest ``batch_bytes``: sizes are estimated from above, only the header of the batch comes on top."""
+LARGE_BYTES = record.BATCH_BYTES_MAX // 2
+"""Messages above this size are encoded once more when they come in, to see whether they fit a batch at all."""
 T = TypeVar("T")
 
 
@@ -230,16 +232,20 @@ def parcel_of(
         headers = dict(headers)
         size += len(record.pack_headers(headers))
     parcel = Parcel(topic, [payload], [key] if key is not None else None, [headers] if headers else None, pending, size)
-    if size > record.BATCH_BYTES_MAX // 2:
+    if size > LARGE_BYTES:
         encode([parcel], record.CODEC_NONE)  # near the limit: let the limit itself decide
     return parcel
 
 
-def checked_payloads(payloads: Sequence[bytes]) -> list[bytes]:
-    """``payloads`` as a list of bytes; `TypeError` if one is something else."""
+def checked_payloads(topic: str, payloads: Sequence[bytes]) -> list[bytes]:
+    """``payloads`` as a list of bytes; `TypeError` if one is something else, `BadBatch` if one is too large."""
     payloads = list(payloads)
     if set(map(type, payloads)) - {bytes}:
-        return [_checked_bytes("payload", payload) for payload in payloads]
+        payloads = [_checked_bytes("payload", payload) for payload in payloads]
+    if max(map(len, payloads), default=0) > LARGE_BYTES:
+        for payload in payloads:
+            if len(payload) > LARGE_BYTES:
+                parcel_of(topic, payload, None, None, None)
     return payloads
 
 

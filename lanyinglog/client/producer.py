@@ -177,13 +177,13 @@ class Producer(Generic[B]):
             self._waiting.appendleft(self._window.pop().batch)
             self._last_number -= 1
 
-    def withdraw(self, is_wanted: Callable[[B], bool]) -> bool:
-        """Take one batch out that ``is_wanted`` and that nobody can have stored; False if there is none."""
+    def withdraw(self, is_wanted: Callable[[B], bool]) -> B | None:
+        """Take one batch out that ``is_wanted`` and that nobody can have stored; None if there is none."""
         for batch in self._waiting:
             if is_wanted(batch):
                 self._waiting.remove(batch)
-                return True
-        return False
+                return batch
+        return None
 
     def give_up(self, reason: str) -> None:
         """Settle everything: unknown if it may be stored, else definite (`NotSent`)."""

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 import anyio
 import anyio.lowlevel
@@ -23,27 +23,36 @@ from lanyinglog.client.outbox import BATCH_BYTES_MAX, Batch, Outbox, checked_pay
 from lanyinglog.client.producer import WINDOW, Producer, Result
 from lanyinglog.client.pump import Pump
 from lanyinglog.errors import BadRequest, LanyingError, NotSent, OutcomeUnknown
-from lanyinglog.record import OutgoingMessage
 from lanyinglog.topics import check_topic
+
+
+class BatchMessage(NamedTuple):
+    """One message of a batch over several topics."""
+
+    topic: str
+    payload: bytes
+    key: bytes | None = None
+    headers: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublisherSettings:
     """How a publisher batches; checked when it is made (`BadRequest`)."""
 
-    linger_ms: float = 0.0
-    """A batch that is not full waits so long for more messages; 0 sends whatever there is as soon as there is room."""
+    linger: float = 0.0
+    """Seconds that a batch which is not full waits for more; 0 sends what there is as soon as there is room."""
     batch_bytes: int = 256 << 10
     batch_messages: int = record.MESSAGES_MAX
     batches_in_flight: int = WINDOW
     buffer_bytes: int = 8 << 20
     """Messages waiting to be sent (P8); beyond it senders wait."""
-    compression: str = "none"
+    compression: str | None = None
+    """``zstd`` or None: of each run in a batch."""
     stop_at_failure: bool = True
 
     def __post_init__(self) -> None:
         bounds: tuple[tuple[str, float, float], ...] = (
-            ("linger_ms", 0, 60_000),
+            ("linger", 0, 60),
             ("batch_bytes", 1, BATCH_BYTES_MAX),
             ("batch_messages", 1, record.MESSAGES_MAX),
             ("batches_in_flight", 1, WINDOW),
@@ -53,8 +62,8 @@ class PublisherSettings:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
                 raise BadRequest(f"{name} must be {low} to {high}, not {value!r}")
-        if self.compression not in record.CODECS:
-            raise BadRequest(f"compression must be one of {', '.join(record.CODECS)}, not {self.compression!r}")
+        if self.compression is not None and self.compression not in record.CODECS:
+            raise BadRequest(f"compression must be None or one of {', '.join(record.CODECS)}, not {self.compression!r}")
 
 
 class Publisher:
@@ -79,11 +88,11 @@ class Publisher:
         self._settings = settings
         self._timeout = timeout
         self._on_ack = on_ack
-        self._compression = record.CODECS[settings.compression]
+        self._compression = record.CODECS[settings.compression or "none"]
         self._outbox = Outbox(
             batch_bytes=settings.batch_bytes,
             batch_messages=settings.batch_messages,
-            linger_s=settings.linger_ms / 1000,
+            linger_s=settings.linger,
             compression=self._compression,
         )
         self._producer: Producer[Batch] = Producer(
@@ -92,8 +101,9 @@ class Publisher:
         self._pump = Pump(servers, self._outbox, self._producer, self._note)
         self._scope = anyio.CancelScope()
         self._stopped = anyio.Event()
-        self._failure: LanyingError | None = None
-        self._noted = 0  # batches settled so far
+        self._failure: LanyingError | None = NotSent("the publisher is not open: use it with `async with`")
+        self._settled = 0  # messages, acknowledged or failed
+        self._yield_due = False  # a batch was closed: let the pump take it
         self.acknowledged = 0
         """Messages acknowledged so far."""
         self.first_seq: int | None = None
@@ -103,6 +113,7 @@ class Publisher:
 
     # ------------------------------------------------------------------------------------------------- life
     async def __aenter__(self) -> Self:
+        self._failure = None
         self._tasks.start_soon(self._run)
         return self
 
@@ -135,12 +146,12 @@ class Publisher:
 
     async def _watch_progress(self) -> None:
         """Gives up when nothing was settled for ``timeout`` although something is to be."""
-        noted, since = self._noted, anyio.current_time()
+        settled, since = self._settled, anyio.current_time()
         while True:
             await anyio.sleep(min(0.5, self._timeout / 4))
             now = anyio.current_time()
-            if self._pump.is_idle or noted != self._noted:
-                noted, since = self._noted, now
+            if self._pump.is_idle or settled != self._settled:
+                settled, since = self._settled, now
             elif now - since > self._timeout:
                 self._pump.give_up(self._too_late())
 
@@ -149,7 +160,7 @@ class Publisher:
 
     def _note(self, batch: Batch, result: Result) -> None:
         """A batch was settled."""
-        self._noted += 1
+        self._settled += batch.count
         if isinstance(result, LanyingError):
             if self._settings.stop_at_failure:
                 self._failure = self._failure or result
@@ -165,40 +176,43 @@ class Publisher:
     async def send(
         self, topic: str, payload: bytes, *, key: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> Pending:
-        """Queue one message; returns when it is queued. ``await pending.wait()`` gives its `Acks`.
+        """Queue one message; returns when it is queued. Awaiting the `Pending` gives its `Ack`.
 
         Waits only while the queue is full. Raises what is wrong with the message (`BadTopic`, `BadBatch`,
         `TypeError`), or the failure that stopped the publisher.
         """
+        await self.wait_room()
         pending = Pending(1)
-        if self.add(topic, payload, key=key, headers=headers, pending=pending):
-            await self._let_work()
+        self.wake_if(self.add(topic, payload, key=key, headers=headers, pending=pending))
         return pending
 
     async def send_many(self, topic: str, payloads: Sequence[bytes]) -> None:
         """Queue ``payloads`` as messages of one topic: the cheapest way in. See `send`; `flush` tells how it went."""
-        if self.add_many(topic, payloads):
-            await self._let_work()
-
-    async def _let_work(self) -> None:
-        """Something is ready to be sent: wakes the pump, lets it run, and waits while the queue is full."""
-        self._pump.wake()
-        if self._outbox.bytes >= self._settings.batch_bytes:
-            await anyio.lowlevel.checkpoint()
         await self.wait_room()
+        self.wake_if(self.add_many(topic, payloads))
+
+    def wake_if(self, news: bool) -> None:
+        # Nothing is awaited behind an `add`: a caller who is cancelled knows that his message was not queued.
+        if news:
+            self._yield_due = True
+            self._pump.wake()
 
     async def wait_room(self) -> None:
         """Returns when the queue is below its bound. Raises the failure that stopped the publisher."""
+        if self._yield_due:
+            self._yield_due = False
+            await anyio.lowlevel.checkpoint()
         while self.is_full and self._failure is None:
             await self._pump.wait_progress()
         self._raise_failure()
 
     async def flush(self) -> None:
         """Returns when everything sent so far is acknowledged; raises the failure that stopped the publisher."""
+        until = self._outbox.added
         self._pump.hurry += 1
         self._pump.wake()
         try:
-            while not self._pump.is_idle and self._failure is None:
+            while self._settled < until and self._failure is None:
                 await self._pump.wait_progress()
         finally:
             self._pump.hurry -= 1
@@ -228,28 +242,32 @@ class Publisher:
         self._raise_failure()
         return self._outbox.add(parcel_of(topic, payload, key, headers, pending))
 
-    def add_many(self, topic: str, payloads: Sequence[bytes]) -> bool:
+    def add_many(self, topic: str, payloads: Sequence[bytes], pending: Pending | None = None) -> bool:
         """Queue ``payloads``, full or not."""
         self._raise_failure()
-        return self._outbox.extend(check_topic(topic), checked_payloads(payloads))
+        return self._outbox.extend(check_topic(topic), checked_payloads(topic, payloads), pending)
 
-    def add_whole(self, messages: Sequence[tuple[str, OutgoingMessage]], pending: Pending) -> bool:
+    def add_whole(self, messages: Sequence[BatchMessage], pending: Pending) -> bool:
         """Queue ``messages`` as one batch of its own (P3). `BadBatch` if it is over a limit."""
         self._raise_failure()
-        parcels = [parcel_of(topic, one.payload, one.key, one.headers, None) for topic, one in messages]
+        parcels = [parcel_of(one.topic, one.payload, one.key, one.headers, None) for one in messages]
         batch = encode(parcels, self._compression)
         self._outbox.add_whole(Batch(batch.runs, batch.count, batch.bytes, ((pending, 0, batch.count),)))
         return True
 
     def withdraw(self, pending: Pending) -> LanyingError:
-        """Nobody waits for ``pending`` any more: drop it if possible; the error says what may become of it."""
-        if self._outbox.withdraw(pending) or self._producer.withdraw(
-            lambda batch: all(waiter[0] is pending for waiter in batch.waiters)
-        ):
-            return NotSent(self._too_late())
-        return OutcomeUnknown(self._too_late())
+        """Nobody waits for ``pending`` any more: drop what nobody can have stored; the error says what may become of
+        the rest."""
+        dropped = self._outbox.withdraw(pending)
+        while (batch := self._producer.withdraw(lambda batch: batch.waits_only(pending))) is not None:
+            dropped += batch.count
+        return (NotSent if dropped == pending.count else OutcomeUnknown)(self._too_late())
 
     @property
     def needs_wake(self) -> bool:
-        """Whether the pump sleeps."""
-        return self._pump.sleeping
+        """Whether the pump sleeps although it could send."""
+        return self._pump.sleeping and self._producer.has_room
+
+    def wake(self) -> None:
+        """Wake the pump. Only from the event loop's thread."""
+        self._pump.wake()

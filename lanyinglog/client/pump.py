@@ -20,6 +20,7 @@ from lanyinglog.client.outbox import Batch, Outbox
 from lanyinglog.client.producer import Advice, Flight, Producer, Result
 from lanyinglog.client.timing import Backoff
 from lanyinglog.errors import LanyingError, NotLeader
+from lanyinglog.service import Ack
 from lanyinglog.wire.connection import Received
 from lanyinglog.wire.messages import Acked, Error, Ping, Publish
 
@@ -171,7 +172,8 @@ class Pump:
         if isinstance(received.message, Acked):
             message = received.message
             self._backoff.reset()
-            self._producer.acked(flight, message.ack)
+            ack = Ack(message.first_seq, message.count, message.timestamp, message.duplicate)
+            self._producer.acked(flight, ack)
         elif isinstance(received.message, Error):
             self._take_failure(flight, received.message)
         else:

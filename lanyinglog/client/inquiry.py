@@ -1,0 +1,116 @@
+"""Questions to the cluster that one reply answers: topics, how each node is, which message is the newest."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import anyio
+
+from lanyinglog.client.leader import Servers
+from lanyinglog.client.link import Link, LinkLost
+from lanyinglog.client.timing import Backoff
+from lanyinglog.config import Address
+from lanyinglog.errors import BadRequest, LanyingError, Unavailable
+from lanyinglog.service import TopicStat
+from lanyinglog.topics import check_filter, matcher
+from lanyinglog.wire.messages import Topics, TopicsReply
+
+TOPICS_MAX = 1_000_000
+"""Topics that `list_topics` takes from a node: a log has fewer."""
+T = TypeVar("T")
+
+
+async def list_topics(servers: Servers, pattern: str, *, timeout: float) -> list[TopicStat]:
+    """The topics that match the filter ``pattern``, by name, as some node sees them."""
+    matches = matcher((check_filter(pattern),))
+    return [stat for stat in await _ask_any(servers, _all_topics, timeout) if matches(stat.topic)]
+
+
+async def _all_topics(servers: Servers, link: Link) -> list[TopicStat]:
+    stats: list[TopicStat] = []
+    while True:
+        after = stats[-1].topic if stats else ""
+        reply = await link.ask(Topics(servers.log, after))
+        if not isinstance(reply, TopicsReply):
+            raise LinkLost(f"{link.address} answered a topics request with {reply.NAME}")
+        stats += reply.topics
+        if not reply.more:
+            return stats
+        if not reply.topics or reply.topics[-1].topic <= after or len(stats) > TOPICS_MAX:
+            raise LinkLost(f"{link.address} lists topics without end")
+
+
+async def _ask_any(servers: Servers, question: Callable[[Servers, Link], Awaitable[T]], timeout: float) -> T:
+    """The answer of the first node that gives one. `Unavailable` when time is up."""
+    backoff = Backoff(servers.timing)
+    avoid: Address | None = None
+    with anyio.move_on_after(timeout):
+        while True:
+            link = await servers.open_any(avoid=avoid)
+            try:
+                with anyio.move_on_after(servers.timing.silence_s):
+                    return await question(servers, link)
+                servers.last_problem = f"{link.address} was silent for {servers.timing.silence_s:g} s"
+            except BadRequest:
+                raise
+            except (LinkLost, LanyingError) as error:
+                servers.last_problem = str(error)
+            finally:
+                await link.aclose()
+            avoid = link.address
+            await anyio.sleep(backoff.next_s())
+    raise Unavailable(f"no node answered within {timeout:g} s: {servers.last_problem}")
+
+
+async def newest_seq(servers: Servers) -> int:
+    """The newest message that the leader knows to be committed; 0 if no leader is found in time for one connection."""
+    with anyio.move_on_after(servers.timing.connect_s):
+        try:
+            link = await servers.open_leader()
+        except LanyingError:
+            return 0  # the subscription will say what is wrong
+        try:
+            last_seq = (await servers.learn_members(link)).get("last_seq")
+            return last_seq if isinstance(last_seq, int) else 0
+        except (LinkLost, LanyingError) as error:
+            servers.last_problem = str(error)
+        finally:
+            await link.aclose()
+    return 0
+
+
+async def cluster_status(servers: Servers, *, timeout: float) -> list[dict[str, Any]]:
+    """The view of each node (`lanyinglog.service.LogService.status`), by its name, all of them asked side by side.
+
+    One that does not answer has ``client`` and ``role``: ``unreachable``. `Unavailable` if none does.
+    """
+    answers: dict[Address, dict[str, Any]] = {}
+    asked: set[Address] = set()
+    while new := set(servers.addresses) - asked:
+        asked |= new
+        async with anyio.create_task_group() as tasks:
+            for address in new:
+                tasks.start_soon(_ask_one, servers, address, min(timeout, servers.timing.silence_s), answers)
+    if not answers:
+        raise Unavailable(f"no node answered: {servers.last_problem}")
+    rows: dict[str, dict[str, Any]] = {}
+    for status in answers.values():
+        rows.setdefault(str(status.get("node")), status)  # one node may have several addresses
+    reached = {status.get("client") for status in rows.values()}
+    silent = [{"client": str(one), "role": "unreachable"} for one in asked - answers.keys() if str(one) not in reached]
+    return [rows[node] for node in sorted(rows)] + sorted(silent, key=lambda row: row["client"])
+
+
+async def _ask_one(servers: Servers, address: Address, timeout: float, answers: dict[Address, dict[str, Any]]) -> None:
+    link: Link | None = None
+    with anyio.move_on_after(timeout):
+        try:
+            link = await servers.try_open(address)
+            if link is not None:
+                answers[address] = await servers.learn_members(link)
+        except (LinkLost, LanyingError) as error:
+            servers.last_problem = str(error)
+        finally:
+            if link is not None:
+                await link.aclose()
