@@ -1,4 +1,4 @@
-"""The verbs ``cluster start``, ``stop`` and ``status``: all nodes of a directory, in the background."""
+"""The verbs ``cluster start``, ``stop``, ``transfer`` and ``status``: all nodes of a directory, in the background."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from lanyinglog.cli.directory import (
     open_cluster,
     plan_members,
 )
-from lanyinglog.cli.options import Verb, directory_option, format_option, option, timeout_option
-from lanyinglog.config import CLIENT_PORT
+from lanyinglog.cli.options import Verb, directory_option, format_option, option, server_option, timeout_option
+from lanyinglog.config import CLIENT_PORT, Address
 from lanyinglog.errors import ConfigError, Unavailable
 
 _POLL_S = 0.05
@@ -147,6 +147,28 @@ def stop(directory: Path, timeout_s: float, form: str) -> int:
         outcome = processes.stop(found.members, grace_s=timeout_s)
     rows = [{"node": node, "outcome": outcome[node]} for node in sorted(outcome)]
     output.print_rows(rows, ("node", "outcome"), form=form, empty="")
+    return output.OK
+
+
+@cluster.command(cls=Verb)
+@directory_option(required=False, help="The cluster's directory, in place of --server.")
+@server_option()
+@click.option("--to", metavar="NODE", help="Who is to lead.  [the node with the most of the log]")
+@timeout_option(10.0, "How long to wait for the leader.")
+@format_option()
+def transfer(directory: Path | None, servers: tuple[Address, ...], to: str | None, timeout_s: float, form: str) -> int:
+    """Move leadership to another node, without an error at any client.
+
+    Prints who leads now and how long that took. A node that is stopped cleanly does the same by itself.
+    """
+    from lanyinglog import sync
+
+    names = open_cluster(directory).servers if directory else ",".join(map(str, servers))
+    with sync.connect(names, timeout=timeout_s) as client:
+        began = time.monotonic()
+        leader = client.transfer_leadership(to)
+        row = {"leader": leader, "ms": round((time.monotonic() - began) * 1000, 1)}
+    output.print_rows([row], ("leader", "ms"), form=form, empty="")
     return output.OK
 
 

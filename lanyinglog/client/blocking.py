@@ -201,6 +201,10 @@ class Client:
         """The topics that match, by name."""
         return self._loop.call(self._client.topics, filter)
 
+    def transfer_leadership(self, node: str | None = None) -> str:
+        """Have the leader hand over; returns who leads then."""
+        return self._loop.call(self._client.transfer_leadership, node)
+
     def status(self) -> list[dict[str, Any]]:
         """How each node is, by name."""
         return self._loop.call(self._client.status)

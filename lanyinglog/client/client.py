@@ -234,6 +234,12 @@ class Client:
         """The topics that match, by name: messages, bytes, newest seq and timestamp of each, as some node sees them."""
         return await inquiry.list_topics(self._servers, filter, timeout=self._timeout)
 
+    async def transfer_leadership(self, node: str | None = None) -> str:
+        """Have the leader hand over to ``node`` (a node's name), or to whom it thinks best; returns who leads then.
+
+        `BadRequest` for a node that there is not, `HandoverFailed` if it did not take over: all is as before then."""
+        return await inquiry.transfer_leadership(self._servers, node, timeout=self._timeout)
+
     async def status(self) -> list[dict[str, Any]]:
         """How each node is (role, term, positions ...), by name; of one that does not answer only ``client`` and
         ``role``: ``unreachable``. `Unavailable` if none does."""

@@ -11,10 +11,10 @@ from lanyinglog.client.leader import Servers
 from lanyinglog.client.link import Link, LinkLost
 from lanyinglog.client.timing import Backoff
 from lanyinglog.config import Address
-from lanyinglog.errors import BadRequest, LanyingError, Unavailable
+from lanyinglog.errors import BadRequest, LanyingError, NotLeader, Unavailable
 from lanyinglog.service import TopicStat
 from lanyinglog.topics import check_filter, matcher
-from lanyinglog.wire.messages import Topics, TopicsReply
+from lanyinglog.wire.messages import Topics, TopicsReply, Transfer, Transferred
 
 TOPICS_MAX = 1_000_000
 """Topics that `list_topics` takes from a node: a log has fewer."""
@@ -61,6 +61,28 @@ async def _ask_any(servers: Servers, question: Callable[[Servers, Link], Awaitab
             avoid = link.address
             await anyio.sleep(backoff.next_s())
     raise Unavailable(f"no node answered within {timeout:g} s: {servers.last_problem}")
+
+
+async def transfer_leadership(servers: Servers, node: str | None, *, timeout: float) -> str:
+    """Have the leader hand over to ``node``, or to whom it thinks best; the name of who leads then. Asked once: a
+    leader that is lost on the way may or may not have handed over (`Unavailable`)."""
+    with anyio.move_on_after(timeout):
+        while True:
+            link = await servers.open_leader()
+            try:
+                reply = await link.ask(Transfer(servers.log, node))
+            except NotLeader as error:  # it did when it was found
+                servers.leader = servers.learn(error.hint)
+                continue
+            except LinkLost as error:
+                raise Unavailable(f"the leader was lost while it handed over: {error}") from error
+            finally:
+                await link.aclose()
+            if not isinstance(reply, Transferred):
+                raise Unavailable(f"{link.address} answered a transfer with {reply.NAME}")
+            servers.leader = None
+            return reply.leader
+    raise Unavailable(f"no leader handed over within {timeout:g} s: {servers.last_problem}")
 
 
 async def newest_seq(servers: Servers) -> int:
