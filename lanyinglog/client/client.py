@@ -26,7 +26,7 @@ from lanyinglog.client.publisher import BatchMessage, Publisher, PublisherSettin
 from lanyinglog.client.subscription import Subscription
 from lanyinglog.client.timing import Timing
 from lanyinglog.config import CLIENT_PORT, Address, parse_address, parse_addresses
-from lanyinglog.errors import BadRequest, NotSent, OutcomeUnknown
+from lanyinglog.errors import BadRequest, NotSent
 from lanyinglog.service import TopicStat
 from lanyinglog.wire.messages import DEFAULT_LOG
 
@@ -53,13 +53,13 @@ async def connect(
     async with anyio.create_task_group() as tasks:
         client = Client(known, tasks, timeout=check_timeout(timeout))
         try:
-            async with client._shared:
-                try:
-                    yield client
-                except Exception as error:
-                    failure = error  # kept out of the task group, which would wrap it into an exception group
-        finally:
-            tasks.cancel_scope.cancel()
+            async with client:
+                yield client
+        except anyio.get_cancelled_exc_class():
+            raise
+        except BaseException as error:
+            failure = error  # kept out of the task group, which would wrap it into an exception group
+        tasks.cancel_scope.cancel()
     if failure is not None:
         raise failure
 
@@ -98,6 +98,15 @@ class Client:
         self._shared = Publisher(
             servers, tasks, PublisherSettings(stop_at_failure=False), timeout=timeout, on_ack=self._note_ack
         )
+
+    async def __aenter__(self) -> Self:
+        await self._shared.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._shared.aclose()  # no flush: whoever published waits for it himself, or has given up
 
     def _note_ack(self, ack: service.Ack) -> None:
         self._newest_acked = max(self._newest_acked, ack.first_seq + ack.count - 1)
@@ -275,6 +284,3 @@ class BatchBuilder:
     ) -> None:
         if error is None:
             self.acks = await self._client.publish_batch(self._messages, timeout=self._timeout)
-
-
-__all__ = ["BatchBuilder", "Client", "OutcomeUnknown", "connect"]

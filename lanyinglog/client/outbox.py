@@ -158,8 +158,8 @@ class Outbox:
 
     def withdraw(self, pending: Pending) -> int:
         """Drop all that ``pending`` alone waits for; how many messages that were."""
-        before = self.messages
         with self._lock:
+            before = self.messages
             for draft in [*self._closed, self._open]:
                 if isinstance(draft, Batch):
                     if draft.waits_only(pending):

@@ -113,8 +113,8 @@ class Publisher:
 
     # ------------------------------------------------------------------------------------------------- life
     async def __aenter__(self) -> Self:
-        self._failure = None
         self._tasks.start_soon(self._run)
+        self._failure = None
         return self
 
     async def __aexit__(
@@ -131,8 +131,6 @@ class Publisher:
         self._scope.cancel()
         with anyio.CancelScope(shield=True):
             await self._stopped.wait()
-        self._failure = self._failure or NotSent("the publisher is closed")
-        self._pump.give_up("the publisher was closed")
 
     async def _run(self) -> None:
         try:
@@ -142,6 +140,9 @@ class Publisher:
                         tasks.start_soon(self._watch_progress)
                     await self._pump.run()
         finally:
+            # Also if the client was closed around it: whoever waits must hear of it.
+            self._failure = self._failure or NotSent("the publisher is closed")
+            self._pump.give_up("the publisher was closed")
             self._stopped.set()
 
     async def _watch_progress(self) -> None:
@@ -240,7 +241,10 @@ class Publisher:
     ) -> bool:
         """Queue one message, full or not."""
         self._raise_failure()
-        return self._outbox.add(parcel_of(topic, payload, key, headers, pending))
+        news = self._outbox.add(parcel_of(topic, payload, key, headers, pending))
+        if self._failure is not None and pending is not None and self._outbox.withdraw(pending):
+            self._raise_failure()  # it failed while a foreign thread was here: nobody else would tell
+        return news
 
     def add_many(self, topic: str, payloads: Sequence[bytes], pending: Pending | None = None) -> bool:
         """Queue ``payloads``, full or not."""
