@@ -178,7 +178,10 @@ class PeerNetwork:
             self._link_changed(name, True)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._watch, stream, nursery.cancel_scope)
-                await self._write(stream, self._outboxes[name])
+                try:
+                    await self._write(stream, self._outboxes[name])
+                except (trio.BrokenResourceError, trio.ClosedResourceError):
+                    nursery.cancel_scope.cancel()  # here, or the nursery would wrap it
 
     async def _introduce(self, stream: trio.SocketStream, name: str) -> None:
         me = self._identity

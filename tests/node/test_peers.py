@@ -116,6 +116,28 @@ async def test_a_newer_link_replaces_the_older_one() -> None:
             await stream.aclose()
 
 
+@pytest.mark.trio
+async def test_a_link_that_breaks_under_a_write_is_dialled_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A paused peer's link is ended by the system while bytes wait in it: that must not end the node (P9)."""
+    broken = False
+
+    async def break_once(self: PeerNetwork, stream: trio.SocketStream, outbox: Outbox) -> None:
+        nonlocal broken
+        if not broken:
+            broken = True
+            raise trio.BrokenResourceError("connection timed out")
+        await real(self, stream, outbox)
+
+    real = PeerNetwork._write
+    monkeypatch.setattr(PeerNetwork, "_write", break_once)
+    with trio.fail_after(10):
+        async with cluster(secrets=(None, None)) as (one, two):
+            while not two.heard:
+                one.network.send("n2", Alive(1))
+                await trio.sleep(0.01)
+    assert broken
+
+
 async def introduce(stream: trio.SocketStream, to: Node) -> None:
     hello = {"version": 1, "cluster": "c", "node": "n1", "to": to.name, "client": "x:1", "nonce": b"n" * 16}
     await stream.send_all(encode_frame(128, 0, hello))
