@@ -18,7 +18,7 @@ def run(scale: Scale) -> dict[str, Any]:
     lines = lines_of(scale.lines_file, scale.pick(200_000, 40_000), seed=3)
     blackouts = scale.pick(3, 1)
     with running() as cluster:
-        figures = trio.run(_run, cluster, lines, blackouts, strict_exception_groups=False)
+        figures = trio.run(_run, cluster, lines, blackouts)
         cluster.wait_equal(timeout_s=30)
         acked: list[int] = figures.pop("acked")
         for server in cluster.servers:

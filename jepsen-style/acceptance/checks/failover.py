@@ -20,7 +20,7 @@ def run(scale: Scale) -> dict[str, Any]:
     """200,000 lines, two kills."""
     lines = lines_of(scale.lines_file, scale.pick(200_000, 40_000), seed=2)
     with running() as cluster:
-        figures = trio.run(_run, cluster, lines, strict_exception_groups=False)
+        figures = trio.run(_run, cluster, lines)
         cluster.start()
         cluster.wait_equal(timeout_s=30)
         for server in cluster.servers:

@@ -19,7 +19,7 @@ MOVE_MS_MAX = 200.0
 def run(scale: Scale) -> dict[str, Any]:
     """Moves under load with ``cluster transfer``, then leaders are stopped with SIGTERM and started again."""
     with running() as cluster:
-        return trio.run(_run, cluster, scale.pick(20, 5), strict_exception_groups=False)
+        return trio.run(_run, cluster, scale.pick(20, 5))
 
 
 async def _run(cluster: Cluster, moves: int) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def run(scale: Scale) -> dict[str, Any]:
     seed = random.SystemRandom().randrange(1 << 32)
     print(f"  seed {seed}", flush=True)
     with running() as cluster:
-        return {"seed": seed, **trio.run(_run, cluster, scale, seed, strict_exception_groups=False)}
+        return {"seed": seed, **trio.run(_run, cluster, scale, seed)}
 
 
 async def _run(cluster: Cluster, scale: Scale, seed: int) -> dict[str, Any]:

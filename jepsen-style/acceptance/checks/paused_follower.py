@@ -18,7 +18,7 @@ LINES_S = 40_000
 def run(scale: Scale) -> dict[str, Any]:
     """SIGSTOP of a follower for 30 s at 40,000 lines a second, then SIGCONT; the load goes on meanwhile."""
     with running() as cluster:
-        return trio.run(_run, cluster, scale.pick(30, 5), strict_exception_groups=False)
+        return trio.run(_run, cluster, scale.pick(30, 5))
 
 
 async def _run(cluster: Cluster, pause_s: int) -> dict[str, Any]:
