@@ -222,6 +222,7 @@ LYING_BATCHES = {
     "an unknown kind of run": make_batch([make_run(body_of(b"x"), kind=2)]),
     "an unknown codec": make_batch([make_run(body_of(b"x"), compression=2)]),
     "a topic longer than the run": make_batch([make_run(body_of(b"x"), topic_bytes=0xFFFF)]),
+    "a topic cut off": make_batch([make_run(b"", topic_bytes=2)]),
     "an empty topic": make_batch([make_run(body_of(b"x"), topic=b"")]),
     "a topic that is a filter": make_batch([make_run(body_of(b"x"), topic=b"a.*")]),
     "a topic with a control character": make_batch([make_run(body_of(b"x"), topic=b"a\x1b[2J")]),
