@@ -10,7 +10,7 @@ Each has a `Ticket`, which is settled exactly once:
 | `OutcomeUnknown` | leadership was lost, or time ran out, after it was proposed (audit 19) | P7 |
 | `Busy` (definite) | time ran out while it still waited | P7 |
 
-Bounds (P8): `waiting_bytes_max` of batches wait, `entry_bytes_max` go into an entry, `entries_in_flight_max` entries
+Bounds (P8): `waiting_bytes_max` and `waiting_batches_max` of batches wait, `entry_bytes_max` go into an entry, `entries_in_flight_max` entries
 are proposed and not committed.
 """
 
@@ -32,9 +32,12 @@ Result = Ack | LanyingError
 @dataclass(frozen=True, slots=True)
 class BatcherLimits:
     waiting_bytes_max: int = 32 << 20
-    """Waiting batches; one more is `Busy`."""
+    """Bytes of waiting batches; one more is `Busy`."""
+    waiting_batches_max: int = 32_768
+    """The same in batches, for small ones cost more than their bytes."""
     room_bytes_max: int = 8 << 20
-    """Above this, connections stop reading: their TCP windows push back on the producers."""
+    """From here on connections stop reading: their TCP windows push back on the producers."""
+    room_batches_max: int = 16_384
     entry_bytes_max: int = 1 << 20
     """An entry takes batches until it reaches this (and so may exceed it by one batch)."""
     entry_batches_max: int = 4_096
@@ -92,8 +95,11 @@ class Batcher:
 
     def submit(self, batch: BatchView, now: float) -> Ticket:
         """Queue ``batch`` behind those before it. `Busy` when full."""
-        if self._waiting_bytes + len(batch.encoded) > self._limits.waiting_bytes_max:
+        limits = self._limits
+        if self._waiting_bytes + len(batch.encoded) > limits.waiting_bytes_max:
             raise Busy(f"{self._waiting_bytes} bytes of batches wait already")
+        if len(self._waiting) >= limits.waiting_batches_max:
+            raise Busy(f"{len(self._waiting)} batches wait already")
         ticket = Ticket(now + self._limits.deadline_s)
         self._waiting.append((batch, ticket))
         self._waiting_bytes += len(batch.encoded)
@@ -102,7 +108,8 @@ class Batcher:
     @property
     def has_room(self) -> bool:
         """Whether connections may go on reading publishes."""
-        return self._waiting_bytes <= self._limits.room_bytes_max
+        limits = self._limits
+        return self._waiting_bytes <= limits.room_bytes_max and len(self._waiting) <= limits.room_batches_max
 
     @property
     def may_propose(self) -> bool:

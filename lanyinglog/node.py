@@ -116,7 +116,9 @@ async def _run_log(
         now=trio.current_time(),
         limits=BatcherLimits(
             waiting_bytes_max=2 * limits.queue_bytes_max,
+            waiting_batches_max=2 * limits.queue_batches_max,
             room_bytes_max=limits.queue_bytes_max,
+            room_batches_max=limits.queue_batches_max,
             entry_bytes_max=limits.entry_bytes_max,
             entries_in_flight_max=limits.entries_inflight_max,
         ),
