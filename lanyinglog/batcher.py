@@ -10,8 +10,8 @@ Each has a `Ticket`, which is settled exactly once:
 | `OutcomeUnknown` | leadership was lost, or time ran out, after it was proposed (audit 19) | P7 |
 | `Busy` (definite) | time ran out while it still waited | P7 |
 
-Bounds (P8): `waiting_bytes_max` and `waiting_batches_max` of batches wait, `entry_bytes_max` go into an entry, `entries_in_flight_max` entries
-are proposed and not committed.
+Bounds (P8): `waiting_bytes_max` and `waiting_batches_max` of batches wait, `entry_bytes_max` go into an entry,
+`entries_in_flight_max` entries are proposed and not committed.
 """
 
 from __future__ import annotations
