@@ -88,8 +88,7 @@ class LogCore:
         """Let time pass: expire, propose what waits if the disk is free, one turn of the engine."""
         self.batcher.expire(now)
         self._notice_leadership()
-        replica = self.replica
-        if replica.leads and self.batcher.may_propose and not replica.journal.writing and not replica.handing_over:
+        if self.batcher.may_propose and self.replica.may_append and not self.replica.journal.writing:
             self._propose(now, wall_ns)
         else:
             self.replica.advance(now)

@@ -127,7 +127,11 @@ class Replica:
         self._send(sender, answer)
 
     def propose(self, command: bytes) -> None:
-        """Have ``command`` appended at the next `advance`; `journal.last_index` before and after tells where."""
+        """Have ``command`` appended at the next `advance`; `journal.last_index` before and after tells where.
+
+        Only while `may_append`: else the engine would keep it and append it some time later, when its caller has been
+        told that it never will (P7).
+        """
         self.engine.propose(command)
 
     def advance(self, now: float) -> None:
@@ -149,6 +153,11 @@ class Replica:
         self.guard.flush_notices(probe=probe)
         self._hand_over(now, probe=probe)
         self._notice_role()
+
+    @property
+    def may_append(self) -> bool:
+        """Whether what is proposed now is appended by the next `advance`, if this node still leads then."""
+        return self.leads and self._handover is None and self._may_tick()
 
     def _may_tick(self) -> bool:
         """Alone, a node is its own majority: the engine may count it only when all it has is on disk (audit 10)."""
