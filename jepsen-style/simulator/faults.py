@@ -1,0 +1,267 @@
+"""What goes wrong: each fault of the plan comes at random times of its rate, lasts, and is undone.
+
+A fault is a method named after it in `plan.FAULTS`; what happened is counted only if it hit something.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from simulator.node import Node
+    from simulator.world import World
+
+
+class Faults:
+    """See the module."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._source = world.source
+        self._plan = world.plan
+        self._scale = world.plan.timing.election_timeout_s
+        self._healed = False
+
+    def start(self) -> None:
+        """Schedule the first of each."""
+        for name in self._plan.rates:
+            self._schedule(name)
+
+    def _schedule(self, name: str) -> None:
+        self._world.schedule.after(self._source.expovariate(self._plan.rates[name]), self._strike, name)
+
+    def _strike(self, name: str) -> None:
+        if self._healed:
+            return
+        what = getattr(self, f"_{name}")()
+        if what is not None:
+            self._world.count(name)
+            self._world.note("fault", name, what)
+        self._schedule(name)
+
+    def heal(self) -> None:
+        """No more faults; all that can be undone is undone."""
+        self._healed = True
+        world = self._world
+        world.note("heal")
+        for node in world.nodes.values():
+            node.fuse = None
+            node.slow_s = 0.0
+            node.disk.full = node.disk.broken = False
+            node.disk.slow = 1.0
+            node.resume()
+            node.start()
+        world.network.heal()
+
+    # ---------------------------------------------------------------------------------------------------- choices
+    def _one(self) -> Node:
+        """A node; the leader more often than its share."""
+        nodes = list(self._world.nodes.values())
+        leaders = [node for node in nodes if node.alive and node.core.replica.leads]
+        if leaders and self._source.random() < 0.4:
+            return self._source.choice(leaders)
+        return self._source.choice(nodes)
+
+    def _while(self) -> float:
+        """How long a fault lasts: from a blink to a few election timeouts."""
+        return self._scale * self._source.choice((0.05, 0.3, 1.0, 1.0, 3.0)) * self._source.uniform(0.5, 1.5)
+
+    # ------------------------------------------------------------------------------------------------------ death
+    def _kill(self, *, power: bool = False) -> str | None:
+        node = self._one()
+        if not node.alive:
+            return None
+        node.die("power cut" if power else "killed", power=power)
+        self._restart_later(node)
+        return node.name
+
+    def _restart_later(self, node: Node) -> None:
+        self._world.schedule.after(self._while(), node.start)
+
+    def _kill_at_step(self) -> str | None:
+        node = self._one()
+        if not node.alive or node.fuse is not None:
+            return None
+        node.fuse = self._source.randrange(1, 40)
+        # It burns down at a moment we can't foresee: look now and then whether there is somebody to start.
+        for n in range(1, 4):
+            self._world.schedule.after(n * self._scale, self._start_if_dead, node)
+        return node.name
+
+    def _start_if_dead(self, node: Node) -> None:
+        if not node.alive:
+            node.start()
+
+    def _power_cut_one(self) -> str | None:
+        return self._kill(power=True)
+
+    def _power_cut_some(self) -> str | None:
+        return self._power_cut(self._source.sample(self._world.names, self._source.randint(1, len(self._world.names))))
+
+    def _power_cut_all(self) -> str | None:
+        return self._power_cut(self._world.names)
+
+    def _power_cut(self, names: list[str]) -> str | None:
+        struck = [node for node in (self._world.nodes[name] for name in names) if node.alive]
+        for node in struck:
+            node.die("power cut", power=True)
+            self._restart_later(node)
+        return ",".join(node.name for node in struck) or None
+
+    def _restart_cleanly(self) -> str | None:
+        node = self._one()
+        if not node.runs or node.stopping:
+            return None
+        node.stop_cleanly()
+        for n in range(1, 4):
+            self._world.schedule.after(n * self._scale, self._start_if_dead, node)
+        return node.name
+
+    def _pause(self) -> str | None:
+        node = self._one()
+        if not node.runs:
+            return None
+        node.pause()
+        self._world.schedule.after(self._while(), node.resume)
+        return node.name
+
+    # ---------------------------------------------------------------------------------------------------- network
+    def _cut(self, directions: set[tuple[str, str]]) -> str | None:
+        if not directions:
+            return None
+        self._world.network.set_cut(directions, cut=True)
+        self._world.schedule.after(self._while(), self._mend, directions)
+        return " ".join(f"{a}>{b}" for a, b in sorted(directions))
+
+    def _mend(self, directions: set[tuple[str, str]]) -> None:
+        self._world.network.set_cut(directions, cut=False)
+
+    def _apart(self, left: list[str], right: list[str]) -> set[tuple[str, str]]:
+        return {(a, b) for a in left for b in right} | {(b, a) for a in left for b in right}
+
+    def _partition_halves(self) -> str | None:
+        """A minority and a majority, clients on either side."""
+        places = list(self._world.names)
+        self._source.shuffle(places)
+        left = places[: self._source.randint(1, max(1, len(places) // 2))]
+        right = [name for name in places if name not in left]
+        for client in self._world.client_names:
+            (left if self._source.random() < 0.5 else right).append(client)
+        return self._cut(self._apart(left, right))
+
+    def _partition_leader(self) -> str | None:
+        leaders = [name for name, node in self._world.nodes.items() if node.alive and node.core.replica.leads]
+        if not leaders:
+            return None
+        others = [name for name in self._world.names if name != leaders[0]]
+        return self._cut(self._apart([leaders[0]], others))
+
+    def _partition_ring(self) -> str | None:
+        """Each node sees its two neighbours only."""
+        names = self._world.names
+        if len(names) < 4:
+            return None
+        apart = {(a, b) for i, a in enumerate(names) for j, b in enumerate(names) if (i - j) % len(names) in (2, 3)}
+        return self._cut(apart)
+
+    def _partition_bridge(self) -> str | None:
+        """Two sides and one node that sees both."""
+        names = list(self._world.names)
+        if len(names) < 3:
+            return None
+        self._source.shuffle(names)
+        half = len(names) // 2
+        return self._cut(self._apart(names[:half], names[half + 1 :]))
+
+    def _one_way(self) -> str | None:
+        if len(self._world.names) < 2:
+            return None
+        node = self._one().name
+        others = [name for name in self._world.names if name != node]
+        chosen = self._source.sample(others, self._source.randint(1, len(others)))
+        outward = self._source.random() < 0.5
+        return self._cut({(node, other) if outward else (other, node) for other in chosen})
+
+    def _client_cut(self) -> str | None:
+        client = self._source.choice(self._world.client_names)
+        node = self._one().name
+        return self._cut(self._apart([client], [node]))
+
+    def _clog(self) -> str | None:
+        """A link takes long; what is on it comes late, perhaps in another term."""
+        links = [link for link in self._world.network.links.values() if link.up]
+        if not links:
+            return None
+        link = self._source.choice(links)
+        link.extra_s = self._while()
+        self._world.schedule.after(self._while(), self._unclog, link)
+        return f"{link.sender}>{link.to}"
+
+    def _unclog(self, link: object) -> None:
+        link.extra_s = 0.0  # type: ignore[attr-defined]
+
+    def _reset(self) -> str | None:
+        links = [link for link in self._world.network.links.values() if link.up]
+        if not links:
+            return None
+        link = self._source.choice(links)
+        self._world.network.reset(link.sender, link.to)
+        return f"{link.sender}>{link.to}"
+
+    # ------------------------------------------------------------------------------------------- clocks and disks
+    def _clock_jump(self) -> str | None:
+        node = self._one()
+        jump = self._source.choice((-3600.0, -1.0, -0.01, 0.01, 1.0, 3600.0))
+        node.clock.wall_jump_s += jump
+        return f"{node.name} {jump:+g}s"
+
+    def _disk_slow(self) -> str | None:
+        node = self._one()
+        node.disk.slow = self._source.choice((5.0, 30.0))
+        self._world.schedule.after(self._while(), self._disk_well, node)
+        return node.name
+
+    def _disk_well(self, node: Node) -> None:
+        node.disk.slow = 1.0
+
+    def _disk_full(self) -> str | None:
+        node = self._one()
+        if node.disk.full:
+            return None
+        node.disk.full = True
+        self._world.schedule.after(self._while(), self._disk_has_room, node)
+        return node.name
+
+    def _disk_has_room(self, node: Node) -> None:
+        node.disk.full = False
+
+    def _disk_error(self) -> str | None:
+        """The next write fails; the process must end."""
+        node = self._one()
+        if not node.alive or node.disk.broken:
+            return None
+        node.disk.broken = True
+        for n in range(1, 4):
+            self._world.schedule.after(n * self._scale, self._start_if_dead, node)
+        return node.name
+
+    def _corrupt(self) -> str | None:
+        """Bits flip on the disks of a minority, always the same one: a majority must be able to go on."""
+        victims = self._world.names[: (len(self._world.names) - 1) // 2]
+        if not victims:
+            return None
+        node = self._world.nodes[self._source.choice(victims)]
+        index = node.disk.flip()
+        return None if index is None else f"{node.name} entry {index}"
+
+    # ------------------------------------------------------------------------------------------------- leadership
+    def _transfer(self) -> str | None:
+        """The operator moves leadership."""
+        for node in self._world.nodes.values():
+            if node.runs and node.core.replica.leads and node.core.replica.guard.peers:
+                to = self._source.choice(node.core.replica.guard.peers)
+                if node.core.replica.handing_over is None:
+                    node.run(node.core.transfer, to, node.now)
+                    node.run(node.wake)
+                    return f"{node.name}>{to}"
+        return None

@@ -1,0 +1,297 @@
+"""What must hold after every step, checked by what the step changed alone.
+
+| rule | source |
+|---|---|
+| election safety: one leader a term, elected by votes of a majority; a node votes once a term | Raft 5.2 |
+| log matching: same index and term, same entry and same entry before it | Raft 5.3 |
+| leader completeness: a leader has every entry committed in an earlier term | Raft 5.4 |
+| state-machine safety: one entry at an applied index, one meaning (`ledger`) | Raft 5.4.3 |
+| commit never falls, is on this node's disk and on a majority's; applied <= commit | P1, audit 9, 10 |
+| no entry that is committed is ever dropped | audit 1 |
+| a leader counts for a follower only what is on its disk | audit 7, 10 |
+| the window, the resends and the back-tracking are bounded | audit 4, 18, 21, 23 |
+| who is behind is told the term | audit 16 |
+| every ticket is answered | audit 19 |
+
+Hooks are put on each new core's journal and machine as plain attributes of those objects: the product's code is as it
+is on disk.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lanyinglog.machine.commands import NO_OP
+from lanyinglog.machine.state_machine import Applied
+from lanyinglog.raft.messages import Append, Appended, Committed, Heartbeat, PeerMessage, Vote, VoteRequest
+from lanyinglog.store.log_store import entry_crc
+from simulator.history import Violation
+from simulator.network import check_window
+
+if TYPE_CHECKING:
+    from simulator.node import Node
+    from simulator.world import World
+
+
+FIRST_CRC = entry_crc(1, 0, NO_OP)
+
+
+class Seen:
+    """What was last seen of one life of a node."""
+
+    def __init__(self) -> None:
+        self.commit = 0
+        self.durable = 0
+        self.log: list[tuple[int, int]] = [(0, FIRST_CRC)]
+        """(term, CRC) of each entry of its log, from index 1 on: looking here reads nothing from the product."""
+        self.led_term = 0
+        self.matches: dict[str, int] = {}
+        self.rewound: dict[str, int] = {}
+        self.sent_to: dict[str, int] = {}
+        self.back_tracks: dict[tuple[str, int], list[int]] = {}
+
+
+class Invariants:
+    """See the module."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._seen: dict[str, Seen] = {}
+        self._leaders: dict[int, str] = {}
+        self._votes: dict[tuple[str, int], str] = {}  # voter, term -> for whom
+        self._entries: dict[tuple[int, int], tuple[int, int]] = {}  # index, term -> CRC, term of the entry before
+        self._rewound_before = 0
+        self.committed: list[tuple[int, int]] = []
+        """(term, CRC) of each entry that any node knew to be committed, from index 1 on."""
+        self.elections = 0
+
+    # ------------------------------------------------------------------------------------------------------ hooks
+    def node_started(self, node: Node) -> None:
+        """Watch a new life."""
+        self._seen[node.name] = Seen()
+        journal, machine = node.core.replica.journal, node.core.machine
+        add, drop, apply = journal.add, journal.deleteEntriesFrom, machine.apply
+
+        def watched_add(command: bytes, idx: int, term: int) -> None:
+            add(command, idx, term)
+            self._appended(node, idx, term, entry_crc(idx, term, command))
+
+        def watched_drop(place: int) -> None:
+            log = self._seen[node.name].log
+            for index in range(journal.first_index + place, len(log) + 1):
+                self._dropped(node, index, log[index - 1][0])
+            del log[journal.first_index + place - 1 :]
+            drop(place)
+
+        def watched_apply(index: int, command: bytes) -> Applied:
+            applied = apply(index, command)
+            self._world.ledger.applied(node, journal.entry(index), applied)
+            return applied
+
+        journal.add = watched_add  # type: ignore[method-assign]
+        journal.deleteEntriesFrom = watched_drop  # type: ignore[method-assign]
+        machine.apply = watched_apply  # type: ignore[method-assign]
+        self._check_start(node)
+
+    def _check_start(self, node: Node) -> None:
+        """What a node finds on its disk is what it, or nobody, wrote."""
+        journal, machine = node.core.replica.journal, node.core.machine
+        log = self._seen[node.name].log
+        for index in range(2, node.disk.last + 1):
+            term, crc = node.disk.synced[index]
+            self._check_entry(node, index, term, crc, log[-1][0])
+            log.append((term, crc))
+        if journal.last_index != max(1, node.disk.last):
+            words = f"{node.name} starts with {journal.last_index} entries; {node.disk.last} were on its disk"
+            raise Violation("P1 durable", words, ("node", node.name))
+        entries = self._world.ledger.entries
+        if 0 < machine.applied <= len(entries):
+            record = entries[machine.applied - 1].applied.record
+            if machine.last_seq != record.first_seq + record.count - 1:
+                words = f"{node.name} starts at entry {machine.applied} with seq {machine.last_seq}, it was {record}"
+                raise Violation("state-machine safety", words, ("node", node.name), ("entry", machine.applied))
+
+    def _appended(self, node: Node, index: int, term: int, crc: int) -> None:
+        log = self._seen[node.name].log
+        before = log[-1][0]
+        self._entries.setdefault((index, term), (crc, before))
+        self._check_entry(node, index, term, crc, before)
+        log.append((term, crc))
+
+    def _check_entry(self, node: Node, index: int, term: int, crc: int, before: int) -> None:
+        if self._entries.get((index, term)) != (crc, before):
+            words = f"entry {index} of term {term} differs on {node.name} from the same entry elsewhere"
+            raise Violation("log matching", words, ("entry", index), ("node", node.name))
+
+    def _dropped(self, node: Node, index: int, term: int) -> None:
+        if index <= len(self.committed) and self.committed[index - 1][0] == term:
+            words = f"{node.name} drops entry {index} of term {term}, which is committed"
+            raise Violation("committed entries stay", words, ("entry", index))
+
+    # ------------------------------------------------------------------------------------------------------ steps
+    def check(self, node: Node) -> None:
+        """``node`` has taken a step."""
+        seen = self._seen[node.name]
+        replica = node.core.replica
+        commit = replica.engine.commit
+        if commit != seen.commit:
+            self._check_commit(node, seen, commit)
+        if node.core.machine.applied > commit:
+            words = f"{node.name} applied {node.core.machine.applied}, committed is {commit}"
+            raise Violation("applied <= commit", words, ("entry", commit + 1))
+        durable = replica.journal.durable_index
+        if durable != seen.durable:
+            seen.durable = durable
+            if durable > max(1, node.disk.last):
+                words = f"{node.name} takes entry {durable} for durable, its disk ends at {node.disk.last}"
+                raise Violation("durable is on disk", words, ("entry", durable))
+        if replica.leads:
+            self._check_leader(node, seen)
+        node.doors.check_tickets()
+
+    def _check_commit(self, node: Node, seen: Seen, commit: int) -> None:
+        if commit < seen.commit:
+            words = f"commit of {node.name} falls from {seen.commit} to {commit}"
+            raise Violation("commit never falls", words, ("node", node.name), ("entry", commit + 1))
+        if commit > max(1, node.disk.last) + self._own_no_op(node, commit):
+            words = f"{node.name} has committed {commit}, its disk ends at {node.disk.last}"
+            raise Violation("commit <= durable", words, ("entry", commit), ("node", node.name))
+        seen.commit = commit
+        while len(self.committed) < commit:
+            index = len(self.committed) + 1
+            term, crc = seen.log[index - 1]
+            if index > 1 and not self._own_no_op(node, index):
+                self.check_durable(index, term, crc, f"{node.name} commits entry {index}")
+            self.committed.append((term, crc))
+
+    def _own_no_op(self, node: Node, index: int) -> bool:
+        """A node that is alone commits the no-op of its election with it, before its sync. It holds no message, nothing
+        of it leaves the node, and all before it is on the disk; so the engine is left to do so."""
+        term, crc = self._seen[node.name].log[index - 1]
+        return len(self._world.names) == 1 and crc == entry_crc(index, term, NO_OP)
+
+    def check_durable(self, index: int, term: int, crc: int, who: str) -> None:
+        """Entry ``index`` is on the disks of a majority."""
+        nodes = self._world.nodes
+        holders = [name for name, node in nodes.items() if self._holds(node, index, (term, crc))]
+        if 2 * len(holders) <= len(nodes):
+            words = f"{who}; entry {index} of term {term} is on disk on {holders} of {len(nodes)} nodes"
+            raise Violation("P1 durable", words, ("entry", index))
+
+    def _holds(self, node: Node, index: int, entry: tuple[int, int]) -> bool:
+        synced = node.disk.unsynced[1] if node.disk.unsynced is not None else node.disk.synced
+        return synced.get(index) == entry
+
+    # ---------------------------------------------------------------------------------------------------- leaders
+    def _check_leader(self, node: Node, seen: Seen) -> None:
+        engine, guard = node.core.replica.engine, node.core.replica.guard
+        term = engine.term
+        if term != seen.led_term:
+            seen.led_term = term
+            seen.matches, seen.rewound, seen.sent_to = {}, {}, {}
+            self._elected(node, term)
+        for peer in guard.peers:
+            match = engine.match_index(peer)
+            if match != seen.matches.get(peer, 0):
+                seen.matches[peer] = match
+                self._check_match(node, peer, match)
+            follower = guard.followers.get(peer)
+            if follower is not None:
+                check_window(node.name, peer, len(follower.in_flight))
+
+    def _elected(self, node: Node, term: int) -> None:
+        other = self._leaders.setdefault(term, node.name)
+        if other != node.name:
+            words = f"{node.name} and {other} both lead in term {term}"
+            raise Violation("election safety", words, ("term", term), ("node", node.name), ("node", other))
+        self.elections += 1
+        self._world.note("leads", ("node", node.name), ("term", term))
+        voters = {voter for (voter, voted), whom in self._votes.items() if voted == term and whom == node.name}
+        if 2 * len(voters | {node.name}) <= len(self._world.names):
+            words = f"{node.name} leads in term {term} by votes of {sorted(voters)}"
+            raise Violation("election safety", words, ("term", term), ("node", node.name))
+        log = self._seen[node.name].log
+        for index in range(len(self.committed), 0, -1):
+            committed_term = self.committed[index - 1][0]
+            if committed_term < term:
+                if index > len(log) or log[index - 1][0] != committed_term:
+                    words = f"{node.name} leads in term {term} without entry {index}, committed in {committed_term}"
+                    raise Violation("leader completeness", words, ("entry", index), ("term", term))
+                break
+
+    def _check_match(self, node: Node, peer: str, match: int) -> None:
+        if match <= 1:
+            return
+        log = self._seen[node.name].log
+        if match > len(log) or self._world.nodes[peer].disk.synced.get(match) != log[match - 1]:
+            words = f"{node.name} counts {peer} for entry {match}, which is not on that disk"
+            raise Violation("a leader counts what is on disk", words, ("entry", match), ("node", peer))
+
+    # --------------------------------------------------------------------------------------------------- messages
+    def leaving(self, node: Node, to: str, message: PeerMessage) -> None:
+        """``message`` leaves ``node``."""
+        if isinstance(message, Vote):
+            self._vote(node.name, message.term, to)
+        elif isinstance(message, VoteRequest):
+            self._vote(node.name, message.term, node.name)
+        elif isinstance(message, Append) and message.entries:
+            self._check_resend(node, to, message)
+        elif isinstance(message, Appended) and not message.success:
+            self._check_back_track(node, to, message)
+
+    def _vote(self, voter: str, term: int, candidate: str) -> None:
+        other = self._votes.setdefault((voter, term), candidate)
+        if other != candidate:
+            words = f"{voter} votes for {candidate} in term {term}, and for {other}"
+            raise Violation("one vote a term", words, ("term", term), ("node", voter))
+
+    def _check_resend(self, node: Node, to: str, message: Append) -> None:
+        """Audit 23: within a term nothing goes twice unless a refusal, a new link or silence asks for it."""
+        seen = self._seen[node.name]
+        follower = node.core.replica.guard.followers.get(to)
+        if follower is None or message.term != seen.led_term:
+            return
+        if seen.rewound.get(to) != follower.rewound_at:
+            seen.rewound[to] = follower.rewound_at
+            seen.sent_to[to] = 0
+        if message.number < follower.rewound_at:
+            return
+        if message.prev_index < seen.sent_to.get(to, 0):
+            words = f"{node.name} sends entry {message.prev_index + 1} to {to} again, and nothing asked for it"
+            raise Violation("nothing goes twice", words, ("entry", message.prev_index + 1), ("node", to))
+        seen.sent_to[to] = message.entries[-1].index
+
+    def _check_back_track(self, node: Node, to: str, message: Appended) -> None:
+        """Audit 18: a refusal goes back over a whole term, so a follower refuses no more often than it has terms."""
+        seen = self._seen[node.name]
+        tracks = seen.back_tracks.setdefault((to, message.term), [])
+        if not tracks or message.next < tracks[-1]:
+            tracks.append(message.next)
+            terms = {term for term, _ in seen.log}
+            if len(tracks) > len(terms) + 2:
+                words = f"{node.name} refuses at {tracks}, going back for {to}; its log has {len(terms)} terms"
+                raise Violation("fast back-tracking", words, ("node", node.name), ("node", to))
+        elif message.next > tracks[-1]:
+            tracks.clear()
+
+    def before_receive(self, node: Node, sender: str, message: PeerMessage) -> None:
+        """``node`` is about to take ``message``."""
+        if isinstance(message, Appended) and not message.success:
+            follower = node.core.replica.guard.followers.get(sender)
+            self._rewound_before = 0 if follower is None else follower.rewound_at
+
+    def after_receive(self, node: Node, sender: str, message: Any) -> None:
+        """``node`` has taken ``message``."""
+        replica = node.core.replica
+        if isinstance(message, Appended) and not message.success:
+            follower = replica.guard.followers.get(sender)
+            if follower and follower.rewound_at != self._rewound_before and message.number < self._rewound_before:
+                words = (
+                    f"{node.name} goes back for {sender} by an answer to append {message.number}, sent before the last"
+                )
+                raise Violation("stale refusals", words, ("node", node.name), ("node", sender))
+        if isinstance(message, Append | Heartbeat | Committed | VoteRequest) and message.term < replica.engine.term:
+            outbox = replica.guard.outbox
+            if not any(one.to == sender and one.message.term >= replica.engine.term for one in outbox):
+                words = f"{node.name} does not tell {sender}, in term {message.term}, of term {replica.engine.term}"
+                raise Violation("who is behind is told", words, ("node", node.name), ("node", sender))

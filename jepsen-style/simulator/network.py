@@ -1,0 +1,286 @@
+"""Links between nodes and connections of clients: what they delay, lose, repeat, and when they break.
+
+A link carries one direction between two nodes, as `raft.peers` has it: in order, until it is reset; then what was sent
+is lost and the sender dials again. A cut direction stalls its link, as TCP does, and resets it if it lasts. Beyond what
+TCP would do a plan may lose, repeat and reorder single messages: the replica's contract allows that, so it is tested.
+
+Clients reach nodes over connections of their own, in order both ways, which end when either side dies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from lanyinglog.errors import ProtocolError
+from lanyinglog.raft.messages import Append, PeerMessage, from_parts, to_parts
+from simulator.history import Violation
+
+if TYPE_CHECKING:
+    from simulator.world import World
+
+REDIAL_S = 0.1
+DEAD_LINK_S = 5.0
+"""As `raft.peers` has them, at an election timeout of one second: both scale with it."""
+RETRANSMISSION_S = 0.2
+CLIENT_RETRY_S = 0.05
+IN_FLIGHT_APPENDS_MAX = 16
+"""What the product promises (audit 21), written down a second time on purpose."""
+
+
+@dataclass(slots=True)
+class Link:
+    """What ``sender`` says to ``to``."""
+
+    sender: str
+    to: str
+    up: bool = False
+    generation: int = 0
+    heard: int = 0
+    """The generation that the receiver listens to: the old one until the new one has been introduced."""
+    last_arrival: float = 0.0
+    extra_s: float = 0.0
+    """Clogged: all takes so much longer."""
+    stalled: list[tuple[int, PeerMessage]] = field(default_factory=list)
+    stalled_since: float = 0.0
+
+
+class Network:
+    """All links, and which directions are cut. Names are those of nodes and clients."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._plan = world.plan
+        self._source = world.source
+        self.cut: set[tuple[str, str]] = set()
+        self.links = {(a, b): Link(a, b) for a in world.names for b in world.names if a != b}
+        self.counts = {"lost": 0, "repeated": 0, "reordered": 0, "damaged": 0, "reset": 0}
+        scale = world.plan.timing.election_timeout_s
+        self._redial_s = REDIAL_S * scale
+        self._dead_link_s = DEAD_LINK_S * scale
+
+    # ------------------------------------------------------------------------------------------------------ peers
+    def send(self, sender: str, to: str, message: PeerMessage) -> None:
+        """``sender`` hands ``message`` to its link; lost if that is down."""
+        link = self.links[sender, to]
+        if not link.up:
+            return
+        plan, source = self._plan, self._source
+        if plan.loss and source.random() < plan.loss:
+            self.counts["lost"] += 1
+            return
+        when = self._world.schedule.now + source.uniform(*plan.link_s) + link.extra_s
+        if plan.duplication and source.random() < plan.duplication:
+            self.counts["repeated"] += 1
+            again = when + source.uniform(0, 50 * plan.link_s[1])
+            self._world.schedule.at(again, self._arrive, link, link.generation, message)
+        if plan.reordering and source.random() < plan.reordering:
+            self.counts["reordered"] += 1
+            when += source.uniform(0, 20 * plan.link_s[1])
+        else:
+            link.last_arrival = when = max(when, link.last_arrival)
+        self._world.schedule.at(when, self._arrive, link, link.generation, message)
+
+    def _arrive(self, link: Link, generation: int, message: PeerMessage) -> None:
+        if generation != link.heard:
+            return
+        if (link.sender, link.to) in self.cut:
+            if link.up and generation == link.generation:
+                link.stalled.append((generation, message))
+            return
+        node = self._world.nodes[link.to]
+        if self._plan.real_wire:
+            try:
+                message = self._through_frames(message)
+            except ProtocolError:
+                self.reset(link.sender, link.to)
+                return
+        node.hear(link.sender, message)
+
+    def _through_frames(self, message: PeerMessage) -> PeerMessage:
+        kind, header, parts = to_parts(message)
+        body = b"".join(parts)
+        if body and self._plan.wire_damage and self._source.random() < self._plan.wire_damage:
+            self.counts["damaged"] += 1
+            damaged = bytearray(body)
+            damaged[self._source.randrange(len(body))] ^= 1 << self._source.randrange(8)
+            body = bytes(damaged)
+        return from_parts(kind, header, body)
+
+    def reset(self, sender: str, to: str) -> None:
+        """The connection under a link breaks; ``sender`` dials again."""
+        link = self.links[sender, to]
+        if link.up:
+            self.counts["reset"] += 1
+        link.up = False
+        link.generation += 1
+        link.stalled.clear()
+        self._world.schedule.after(self._redial_s, self._dial, link, link.generation)
+
+    def _dial(self, link: Link, generation: int) -> None:
+        if generation != link.generation or link.up:
+            return
+        here, there = self._world.nodes[link.sender], self._world.nodes[link.to]
+        open_both_ways = not self.cut & {(link.sender, link.to), (link.to, link.sender)}
+        if here.runs and there.runs and open_both_ways:
+            when = self._source.uniform(*self._plan.link_s) * 2 + link.extra_s
+            self._world.schedule.after(when, self._introduced, link, generation)
+        elif here.alive:
+            self._world.schedule.after(self._redial_s, self._dial, link, generation)
+
+    def _introduced(self, link: Link, generation: int) -> None:
+        if generation != link.generation or link.up:
+            return
+        if not (self._world.nodes[link.sender].alive and self._world.nodes[link.to].alive):
+            self.reset(link.sender, link.to)
+            return
+        link.up = True
+        link.heard = generation
+        link.last_arrival = self._world.schedule.now
+        self._world.nodes[link.sender].linked(link.to)
+
+    def node_started(self, name: str) -> None:
+        """Its links, both ways, are to be dialled."""
+        for link in self.links.values():
+            if name in (link.sender, link.to):
+                link.heard = -1 if link.to == name else link.heard  # a new process has heard nobody yet
+                self.reset(link.sender, link.to)
+
+    def node_died(self, name: str) -> None:
+        """What it said may still arrive, for a while; what is said to it does not."""
+        for link in self.links.values():
+            if link.to == name or (link.sender == name and self._source.random() < 0.5):
+                link.heard = -1
+            if name in (link.sender, link.to):
+                self.reset(link.sender, link.to)
+
+    # ------------------------------------------------------------------------------------------------------- cuts
+    def set_cut(self, directions: set[tuple[str, str]], *, cut: bool) -> None:
+        """Cut or heal ``directions``."""
+        now = self._world.schedule.now
+        for direction in sorted(directions):
+            if cut and direction not in self.cut:
+                self.cut.add(direction)
+                for link in self._touched(direction):
+                    link.stalled_since = now
+                    self._world.schedule.after(self._dead_link_s, self._give_up, link, link.generation, now)
+            elif not cut:
+                self.cut.discard(direction)
+                if direction in self.links:
+                    self._release(self.links[direction])
+
+    def _touched(self, direction: tuple[str, str]) -> list[Link]:
+        """Links that stall: the one that carries data there, and the one whose acknowledgements go that way."""
+        a, b = direction
+        return [self.links[key] for key in ((a, b), (b, a)) if key in self.links]
+
+    def _give_up(self, link: Link, generation: int, since: float) -> None:
+        still_cut = self.cut & {(link.sender, link.to), (link.to, link.sender)}
+        if still_cut and link.up and link.generation == generation and link.stalled_since == since:
+            self.reset(link.sender, link.to)
+
+    def _release(self, link: Link) -> None:
+        """TCP sends again what was not acknowledged, in order."""
+        when = self._world.schedule.now + self._source.uniform(0, RETRANSMISSION_S) * self._redial_s / REDIAL_S
+        for generation, message in link.stalled:
+            link.last_arrival = when = max(when, link.last_arrival)
+            self._world.schedule.at(when, self._arrive, link, generation, message)
+        link.stalled.clear()
+
+    def heal(self) -> None:
+        """Everything works again, at once and for good."""
+        self.set_cut(set(self.cut), cut=False)
+        self._plan.loss = self._plan.duplication = self._plan.reordering = self._plan.wire_damage = 0.0
+        for link in self.links.values():
+            link.extra_s = 0.0
+
+
+class Connection:
+    """One client's connection to one node. Either side is told once when it ends."""
+
+    def __init__(self, world: World, client: str, node: str, receive: Callable[[Any], None], lost: Callable[[], None]):
+        self._world = world
+        self.client = client
+        self.node = node
+        self._receive = receive  # at the client
+        self._lost = lost
+        self._arrivals = {client: 0.0, node: 0.0}
+        self._stalled: dict[tuple[str, str], list[tuple[Callable[[Any], None], Any]]] = {
+            (client, node): [],
+            (node, client): [],
+        }
+        self.open = True
+        self.life = world.nodes[node].life
+
+    def to_node(self, message: Any) -> None:
+        """The client sends."""
+        self._send(self.client, self.node, self._at_node, message)
+
+    def to_client(self, message: Any) -> None:
+        """The node sends."""
+        self._send(self.node, self.client, self._at_client, message)
+
+    def _send(self, sender: str, to: str, arrive: Callable[[Any], None], message: Any) -> None:
+        if not self.open:
+            return
+        world = self._world
+        when = world.schedule.now + world.source.uniform(*world.plan.link_s)
+        self._arrivals[to] = when = max(when, self._arrivals[to])
+        world.schedule.at(when, self._carry, (sender, to), arrive, message)
+
+    def _carry(self, direction: tuple[str, str], arrive: Callable[[Any], None], message: Any) -> None:
+        if not self.open:
+            return
+        stalled = self._stalled[direction]
+        if stalled or direction in self._world.network.cut:
+            stalled.append((arrive, message))  # TCP keeps trying, and what is behind waits
+            if len(stalled) == 1:
+                self._world.schedule.after(CLIENT_RETRY_S, self._retry, direction)
+            return
+        arrive(message)
+
+    def _retry(self, direction: tuple[str, str]) -> None:
+        if self.open and direction in self._world.network.cut:
+            self._world.schedule.after(CLIENT_RETRY_S, self._retry, direction)
+            return
+        stalled, self._stalled[direction] = self._stalled[direction], []
+        for arrive, message in stalled:
+            if self.open:
+                arrive(message)
+
+    def _at_node(self, message: Any) -> None:
+        node = self._world.nodes[self.node]
+        if node.life == self.life:
+            node.doors.hear(self, message)
+
+    def _at_client(self, message: Any) -> None:
+        if self.open:
+            self._receive(message)
+
+    def close(self) -> None:
+        """The client ends it; the node hears of that a little later."""
+        if self.open:
+            self.open = False
+            self._world.schedule.after(self._world.source.uniform(*self._world.plan.link_s), self._closed_at_node)
+
+    def _closed_at_node(self) -> None:
+        node = self._world.nodes[self.node]
+        if node.life == self.life:
+            node.doors.hang_up(self)
+
+    def broken(self) -> None:
+        """The node, or the network, ended it."""
+        if self.open:
+            self.open = False
+            self._world.schedule.after(self._world.source.uniform(*self._world.plan.link_s), self._lost)
+
+
+def check_window(sender: str, to: str, in_flight: int) -> None:
+    """Audit 21: what a leader has sent and not heard of is bounded."""
+    if in_flight > IN_FLIGHT_APPENDS_MAX:
+        words = f"{sender} has {in_flight} unanswered appends under way to {to}, {IN_FLIGHT_APPENDS_MAX} are the bound"
+        raise Violation("P8 window", words, ("node", sender), ("node", to))
+
+
+__all__ = ["Append", "Connection", "Link", "Network", "check_window"]

@@ -1,0 +1,132 @@
+"""What a seed decides before anything runs: the cluster, its timing, the workload, and which faults there are.
+
+Swarm testing: each seed has its own small set of faults at its own rates. A run with all faults at once hides what
+only shows when most of the cluster is healthy, and the other way round.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+from lanyinglog.raft.replica import Timing
+
+FAULTS = (
+    "kill",
+    "kill_at_step",
+    "power_cut_one",
+    "power_cut_some",
+    "power_cut_all",
+    "pause",
+    "partition_halves",
+    "partition_leader",
+    "partition_ring",
+    "partition_bridge",
+    "one_way",
+    "clog",
+    "reset",
+    "client_cut",
+    "clock_jump",
+    "disk_slow",
+    "disk_full",
+    "disk_error",
+    "corrupt",
+    "transfer",
+    "restart_cleanly",
+)
+"""Faults that happen now and then, each with a rate."""
+
+
+@dataclass(slots=True)
+class Plan:
+    """See the module; seconds are virtual."""
+
+    seed: int
+    nodes: int = 3
+    timing: Timing = field(default_factory=Timing)
+    lmdb: bool = False
+    faults_s: float = 6.0
+    """How long faults go on before everything is healed."""
+    rates: dict[str, float] = field(default_factory=dict)
+    """Fault -> how often per second, for those that this seed has."""
+    link_s: tuple[float, float] = (0.0001, 0.001)
+    disk_s: tuple[float, float] = (0.0005, 0.003)
+    loop_s: float = 0.0002
+    loss: float = 0.0
+    duplication: float = 0.0
+    reordering: float = 0.0
+    wire_damage: float = 0.0
+    real_wire: bool = False
+    """Peer messages travel as the bytes of their frames."""
+    drift: float = 0.0
+    """Clocks of nodes run up to this share too fast or too slow."""
+    checkpoint_entries: int = 16
+    cache_bytes_max: int = 32 << 20
+    entries_in_flight_max: int = 8
+    producers: int = 2
+    subscribers: int = 2
+    batches: int = 40
+    """Batches of each producer."""
+    pause_between_batches_s: float = 0.05
+    impatience: float = 0.0
+    """How often a producer gives all up at an error."""
+    bad_batches: float = 0.0
+    """Share of batches whose bytes are damaged: every node refuses them."""
+    probes: bool = False
+    """Ends with the scripted checks of elections (`ending`)."""
+
+    def describe(self) -> str:
+        """One line for people."""
+        faults = ", ".join(f"{name} {rate:.2g}/s" for name, rate in self.rates.items())
+        wire = ", ".join(
+            f"{name} {getattr(self, name):.2g}"
+            for name in ("loss", "duplication", "reordering", "wire_damage", "drift")
+            if getattr(self, name)
+        )
+        return (
+            f"{self.nodes} nodes{' on lmdb' if self.lmdb else ''}, {self.producers} producers, {self.subscribers}"
+            f" subscribers, {self.faults_s:.1f} s of [{faults}{'; ' + wire if wire else ''}]"
+        )
+
+
+def make_plan(seed: int, source: random.Random) -> Plan:
+    """The plan of ``seed``; ``source`` is the run's one source of randomness."""
+    nodes = source.choices((1, 3, 5), (8, 62, 30))[0]
+    election_s = source.choice((0.3, 0.3, 0.5, 1.0))
+    plan = Plan(seed, nodes, Timing(heartbeat_s=election_s / 10, election_timeout_s=election_s))
+    plan.lmdb = source.random() < 1 / 40
+    plan.faults_s = election_s * source.uniform(4, 16)
+    plan.link_s = source.choice(((0.0001, 0.0006), (0.0002, 0.003), (0.0002, 0.003), (0.002, election_s / 12)))
+    plan.disk_s = source.choice(((0.0003, 0.001), (0.0005, 0.004), (0.001, election_s / 10)))
+    plan.loop_s = source.choice((0.0001, 0.0003, 0.002))
+    plan.checkpoint_entries = source.choice((1, 4, 16, 64))
+    plan.cache_bytes_max = source.choice((0, 2_000, 32 << 20))
+    plan.entries_in_flight_max = source.choice((1, 2, 8, 8))
+    plan.producers = source.choice((1, 2, 2, 3))
+    plan.subscribers = source.choice((1, 2))
+    plan.batches = source.randint(10, 60)
+    plan.pause_between_batches_s = plan.faults_s / plan.batches * source.uniform(0.1, 1.0)
+    plan.impatience = source.choice((0.0, 0.0, 0.2))
+    plan.bad_batches = source.choice((0.0, 0.0, 0.05))
+    plan.real_wire = source.random() < 0.1
+    plan.probes = nodes > 1 and source.random() < 0.25
+    _choose_faults(plan, source)
+    return plan
+
+
+def _choose_faults(plan: Plan, source: random.Random) -> None:
+    share = source.choice((0.0, 0.1, 0.2, 0.3, 0.5))
+    for name in FAULTS:
+        if source.random() < share:
+            plan.rates[name] = source.choice((0.1, 0.3, 0.8)) / plan.timing.election_timeout_s
+    if plan.nodes > 1:
+        if source.random() < 0.25:
+            plan.loss = source.choice((0.01, 0.05, 0.2))
+        if source.random() < 0.2:
+            plan.duplication = source.choice((0.02, 0.2))
+        if source.random() < 0.2:
+            plan.reordering = source.choice((0.02, 0.2))
+        if plan.real_wire and source.random() < 0.5:
+            plan.wire_damage = 0.01
+    if source.random() < 0.3:
+        plan.drift = source.choice((0.001, 0.05))
