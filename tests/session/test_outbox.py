@@ -1,0 +1,90 @@
+"""The order in which things leave: replies before pushes, and no more of either than is bounded."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+import trio.testing
+
+from lanyinglog.session.outbox import Outbox
+
+pytestmark = pytest.mark.trio
+
+
+async def test_replies_leave_in_order_and_in_one_piece() -> None:
+    outbox = Outbox(replies_bytes_max=100)
+    for reply in (b"a", b"b", b"c"):
+        outbox.put_reply(reply)
+    assert await outbox.take() == b"abc"
+
+
+async def test_replies_leave_before_the_push_that_waited_longer() -> None:
+    outbox = Outbox(replies_bytes_max=100)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(outbox.put_push, b"push")
+        await trio.testing.wait_all_tasks_blocked()
+        outbox.put_reply(b"reply")
+        assert await outbox.take() == b"reply"
+        assert await outbox.take() == b"push"
+
+
+async def test_a_push_is_put_when_it_was_taken() -> None:
+    outbox = Outbox(replies_bytes_max=100)
+    done: list[bytes] = []
+
+    async def put(push: bytes) -> None:
+        await outbox.put_push(push)
+        done.append(push)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(put, b"push")
+        await trio.testing.wait_all_tasks_blocked()
+        assert not done
+        assert await outbox.take() == b"push"
+        await trio.testing.wait_all_tasks_blocked()
+        assert done == [b"push"]
+
+
+async def test_a_push_that_was_withdrawn_does_not_leave() -> None:
+    outbox = Outbox(replies_bytes_max=100)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(outbox.put_push, b"push")
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    outbox.put_reply(b"reply")
+    outbox.finish()
+    assert await outbox.take() == b"reply"
+    assert await outbox.take() is None
+
+
+async def test_room_is_waited_for_until_replies_are_taken() -> None:
+    outbox = Outbox(replies_bytes_max=3)
+    outbox.put_reply(b"ab")
+    with trio.fail_after(1):
+        await outbox.wait_room()
+    outbox.put_reply(b"c")
+    waited = False
+
+    async def wait() -> None:
+        nonlocal waited
+        await outbox.wait_room()
+        waited = True
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not waited
+        await outbox.take()
+    assert waited
+
+
+async def test_a_writer_that_waits_hears_of_the_end() -> None:
+    outbox = Outbox(replies_bytes_max=3)
+    async with trio.open_nursery() as nursery:
+
+        async def write() -> None:
+            assert await outbox.take() is None
+
+        nursery.start_soon(write)
+        await trio.testing.wait_all_tasks_blocked()
+        outbox.finish()
