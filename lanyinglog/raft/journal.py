@@ -35,6 +35,7 @@ class Journal:
         self.first_index = first
         self.last_index = last
         self.last_term = store.term(last) if last >= first else 0
+        self._first_term = store.term(first) if last >= first else 0
         self.hard_state = store.hard_state()
         self.durable_index = last
         self.version = 0
@@ -68,7 +69,7 @@ class Journal:
         if place == -1:
             return b"", self.last_index, self.last_term  # the engine asks for index and term alone, at every turn
         if place == 0:
-            return b"", self.first_index, self.term(self.first_index)
+            return b"", self.first_index, self._first_term  # likewise
         return self._engine_entry(self.first_index + place if place >= 0 else self.last_index + 1 + place)
 
     def add(self, command: bytes, idx: int, term: int) -> None:
@@ -76,6 +77,8 @@ class Journal:
         self._cache[idx] = Entry(idx, term, command, entry_crc(idx, term, command))
         self._cache_bytes += len(command)
         self.last_index, self.last_term = idx, term
+        if idx == self.first_index:
+            self._first_term = term
         self.version += 1
         self._evict()
 
