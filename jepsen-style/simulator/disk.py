@@ -23,6 +23,8 @@ MAP_BYTES = 1 << 28
 class Disk:
     """The disk of ``node``; on LMDB in ``directory`` if one is given, else in memory."""
 
+    skips_sync = False  # a planted defect
+
     def __init__(self, node: str, source: random.Random, directory: Path | None = None) -> None:
         self.node = node
         self.synced: dict[int, tuple[int, int]] = {}
@@ -41,7 +43,6 @@ class Disk:
         self._under_way: Writes | None = None
         self.unsynced: tuple[MemoryDisk, dict[int, tuple[int, int]]] | None = None
         """What a power cut goes back to, where a planted defect leaves out the sync."""
-        self.skips_sync = False
 
     # ------------------------------------------------------------------------------------------------ the process
     def open(self) -> LogStore:

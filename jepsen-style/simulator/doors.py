@@ -22,6 +22,7 @@ from lanyinglog.wire.messages import (
     Credit,
     Error,
     Hello,
+    Origin,
     Ping,
     Pong,
     Publish,
@@ -128,11 +129,10 @@ class Doors:
             session.unacknowledged.append((request, core.submit(batch, self._node.now), batch))
             self._node.wake()
         elif isinstance(message, Subscribe):
-            subscription = Subscription(
-                session, request, message.filters, message.start.value - 1, message.credit_messages
-            )
+            next_seq = message.start.value if message.start.origin is Origin.SEQ else 1
+            subscription = Subscription(session, request, message.filters, next_seq - 1, message.credit_messages)
             session.subscriptions[request] = subscription
-            session.connection.to_client((request, Subscribed(message.start.value, core.tail.last_seq)))
+            session.connection.to_client((request, Subscribed(next_seq, core.tail.last_seq)))
             self._read(subscription)
         elif isinstance(message, Credit):
             subscription = session.subscriptions[request]

@@ -157,6 +157,13 @@ class Invariants:
             words = f"{node.name} has committed {commit}, its disk ends at {node.disk.last}"
             raise Violation("commit <= durable", words, ("entry", commit), ("node", node.name))
         seen.commit = commit
+        if node.core.replica.leads and seen.led_term == node.core.replica.engine.term and commit <= len(seen.log):
+            term = seen.log[commit - 1][0]
+            if term != seen.led_term:
+                words = (
+                    f"{node.name} leads in term {seen.led_term} and commits entry {commit} of term {term} by counting"
+                )
+                raise Violation("Raft 5.4.2", words, ("entry", commit), ("term", term))
         while len(self.committed) < commit:
             index = len(self.committed) + 1
             term, crc = seen.log[index - 1]

@@ -30,6 +30,9 @@ STORAGE_RETRY_S = 0.5
 DEADLINE_S = 10.0
 """As `BatcherLimits` has it, at an election timeout of one second: it scales with it."""
 
+BREAKS = (AssertionError, KeyError, ValueError, TypeError, IndexError, AttributeError)
+"""What the product raises when it finds a defect in itself."""
+
 
 class ProcessDied(Exception):
     """The fuse burnt down: the process ends here and now."""
@@ -119,6 +122,9 @@ class Node:
         except (CorruptEntry, StoreError) as error:
             self._refuse_to_start(error)
             return
+        except BREAKS as error:
+            words = f"{self.name} breaks at its start: {type(error).__name__}: {error}"
+            raise Violation("total", words, ("node", self.name)) from error
         self.alive = True
         self.core.leader_hint = lambda: self.core.replica.engine.leader
         self.world.note("start", ("node", self.name), f"last={self.core.replica.journal.last_index}")
@@ -184,7 +190,7 @@ class Node:
             self.die(f"corrupt entry: {error}")
         except Diverged as error:
             raise Violation("state-machine safety", f"{self.name} halts: {error}", ("node", self.name)) from error
-        except (AssertionError, KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
+        except BREAKS as error:
             words = f"{self.name} breaks: {type(error).__name__}: {error}"
             raise Violation("total", words, ("node", self.name)) from error
         if self.alive:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lanyinglog.client.producer import Advice, Flight, Producer
+from lanyinglog.errors import LanyingError, NotSent
 from lanyinglog.record import OutgoingMessage, encode_run
 from lanyinglog.service import Ack
 from lanyinglog.wire.messages import Acked, Error, Hello, Ping, Publish, Welcome
@@ -37,6 +38,7 @@ class Publisher:
         self.settled = 0
         self.closing = False
         """Make no more batches."""
+        self._batches: list[SentBatch] = []
         self._pipeline: Producer[SentBatch] = Producer(new_id=lambda: self._source.randbytes(16))
         self._connection: Connection | None = None
         self._welcome = False
@@ -85,6 +87,7 @@ class Publisher:
             runs[0] = runs[0][:-1] + bytes([runs[0][-1] ^ 1])
         batch = SentBatch(self.name, self.made, tuple(runs), tuple(tokens))
         self._world.ledger.sent(batch)
+        self._batches.append(batch)
         return batch
 
     # ------------------------------------------------------------------------------------------------- connection
@@ -115,7 +118,17 @@ class Publisher:
         self._connection = None
         if self._welcome:
             self._pipeline.link_lost()
+            if self._source.random() < self._plan.impatience:
+                self._withdraw()
         self._world.schedule.after(self._backoff(), self._search)
+
+    def _withdraw(self) -> None:
+        """The user waits no longer for some batch: if nobody can have stored it, it is taken back for certain."""
+        open_batches = [batch for batch in self._batches if batch.result is None]
+        if open_batches:
+            batch = self._source.choice(open_batches)
+            if self._pipeline.withdraw(lambda one: one is batch):
+                self._settle(batch, NotSent("withdrawn"))
 
     def _backoff(self) -> float:
         pause = self._backoff_s
@@ -203,7 +216,9 @@ class Publisher:
 
     def _deliver(self) -> None:
         for batch, result in self._pipeline.take_settled():
-            self.settled += 1
-            words = f"batch {batch.ordinal}: {result}"
-            self._world.note("settled", ("client", self.name), words)
-            self._world.ledger.settled(batch, result)
+            self._settle(batch, result)
+
+    def _settle(self, batch: SentBatch, result: Ack | LanyingError) -> None:
+        self.settled += 1
+        self._world.note("settled", ("client", self.name), f"batch {batch.ordinal}: {result}")
+        self._world.ledger.settled(batch, result)

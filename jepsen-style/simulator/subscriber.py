@@ -1,10 +1,12 @@
-"""A client that reads: it checks each message against the ledger, and moves between nodes without a gap or a repeat."""
+"""A client that reads: it moves between nodes with the product's own `Cursor`; the ledger knows what must come next."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lanyinglog.record import decode_run
+from lanyinglog.client.cursor import Cursor
+from lanyinglog.errors import LanyingError
+from lanyinglog.record import Message
 from lanyinglog.topics import matcher
 from lanyinglog.wire.frames import FrameDecoder
 from lanyinglog.wire.messages import (
@@ -17,7 +19,6 @@ from lanyinglog.wire.messages import (
     Start,
     Subscribe,
     Subscribed,
-    Welcome,
     from_frame,
 )
 from simulator.history import Violation
@@ -34,21 +35,26 @@ FILTERS = ((">",), (">",), ("orders.>",), ("orders.eu", "audit"))
 
 
 class Subscriber:
-    """One subscription, from the first message on, wherever it is served."""
+    """One subscription, wherever it is served."""
 
     def __init__(self, world: World, name: str) -> None:
         self._world = world
         self._source = world.source
         self.name = name
         self.filters = world.source.choice(FILTERS)
-        self.through = 0
-        """All up to this seq was seen."""
-        self.seen = 0
         self.moves = 0
+        start = world.source.choice((Start(Origin.FIRST), Start(Origin.FIRST), Start(Origin.SEQ, 7)))
+        self._cursor = Cursor(self.filters, start)
+        self._read_to = max(0, start.value - 1)
         self._matches = matcher(self.filters)
         self._connection: Connection | None = None
         self._heard_at = 0.0
         self._request = 1
+
+    @property
+    def through(self) -> int:
+        """All up to this seq was seen, or is not wanted."""
+        return self._cursor.through or 0
 
     def start(self) -> None:
         """Begin to read somewhere."""
@@ -64,16 +70,12 @@ class Subscriber:
         self._heard_at = self._world.schedule.now
         self._request += 1
         connection.to_node((0, Hello(client=self.name)))
-        start = Start(Origin.SEQ, self.resume_at())
-        connection.to_node((self._request, Subscribe(self.filters, start, CREDIT_MESSAGES, CREDIT_BYTES)))
+        ask = Subscribe(self.filters, self._cursor.start, CREDIT_MESSAGES, CREDIT_BYTES)
+        connection.to_node((self._request, ask))
         if not self._world.nodes[name].alive:
             connection.broken()
         scale = self._world.plan.timing.election_timeout_s
         self._world.schedule.after(self._source.uniform(0.5, 1.5) * PATIENCE_S * scale, self._look, connection)
-
-    def resume_at(self) -> int:
-        """The seq with which a new connection begins."""
-        return self.through + 1
 
     def _look(self, connection: Connection) -> None:
         """Leave a node that is behind, and now and then any node."""
@@ -97,42 +99,52 @@ class Subscriber:
 
     def _hear(self, received: tuple[int, Any]) -> None:
         message = received[1]
+        connection = self._connection
+        assert connection is not None
         self._heard_at = self._world.schedule.now
-        if isinstance(message, bytes):
-            self._take(message)
-        elif isinstance(message, Error):
-            assert self._connection is not None
-            self._connection.close()
-            self._lost(self._connection)
-        else:
-            assert isinstance(message, Welcome | Subscribed)
+        try:
+            if isinstance(message, bytes):
+                self._take(connection, message)
+            elif isinstance(message, Subscribed):
+                self._cursor.subscribed(message)
+            elif isinstance(message, Error):
+                connection.close()
+                self._lost(connection)
+        except LanyingError as error:
+            words = f"{self.name} at {connection.node}: {error!r}"
+            raise Violation("P2 continuity", words, ("client", self.name), ("node", connection.node)) from error
 
-    def _take(self, frame: bytes) -> None:
+    def _take(self, connection: Connection, frame: bytes) -> None:
         decoder = FrameDecoder(frame_bytes_max=FRAME_BYTES_MAX)
         decoder.feed(frame)
         whole = decoder.next_frame()
-        assert whole is not None and self._connection is not None
+        assert whole is not None
         push = from_frame(whole)
         assert isinstance(push, Push)
-        node = self._connection.node
-        if push.prev != self.through:
-            words = f"{self.name} read up to {self.through}; {node} goes on behind {push.prev}"
-            raise Violation("P2 continuity", words, ("client", self.name), ("node", node))
-        got = [message for item in push.items for message in self._messages(item)]
-        for message in got:
-            self._world.ledger.check_read(self.name, node, message)
-        expected = [
-            known.seq for known in self._world.ledger.messages[push.prev : push.through] if self._matches(known.topic)
-        ]
-        if [message.seq for message in got] != expected:
-            stretch = f"{push.prev + 1}..{push.through}"
-            words = f"{self.name} got {[one.seq for one in got]} from {node} for {stretch}, not {expected}"
-            raise Violation("P2 one order", words, ("client", self.name), ("node", node))
-        self.through = push.through
-        self.seen += len(got)
-        if got:
-            self._connection.to_node((self._request, Credit(len(got), CREDIT_BYTES)))
+        self._cursor.pushed(push)
+        messages = self._cursor.take()
+        for message in messages:
+            self._check(connection.node, message)
+        self._check_none_left_out(connection.node)
+        if messages:
+            connection.to_node((self._request, Credit(len(messages), CREDIT_BYTES)))
 
-    def _messages(self, item: Any) -> list[Any]:
-        messages = decode_run(item.run, first_seq=item.first_seq, timestamp=item.timestamp)
-        return [message for message in messages if message.seq > self.through]
+    def _check(self, node: str, message: Message) -> None:
+        """``message`` is committed, and the next one that the filters match."""
+        self._world.ledger.check_read(self.name, node, message)
+        self._check_skipped(node, message.seq)
+        if message.seq <= self._read_to:
+            words = f"{self.name} got seq {message.seq} from {node} behind {self._read_to}"
+            raise Violation("P2 one order", words, ("client", self.name), ("node", node))
+        self._read_to = message.seq
+
+    def _check_none_left_out(self, node: str) -> None:
+        """The cursor says that all up to its place was dealt with."""
+        self._check_skipped(node, self.through + 1)
+        self._read_to = max(self._read_to, self.through)
+
+    def _check_skipped(self, node: str, before: int) -> None:
+        for known in self._world.ledger.messages[self._read_to : before - 1]:
+            if self._matches(known.topic):
+                words = f"{self.name} never got seq {known.seq} from {node}"
+                raise Violation("P2 one order", words, ("client", self.name), ("node", node))
