@@ -123,5 +123,11 @@ class Pending:
         stored = sum(ack.count for ack in self._acks)
         if stored:
             raise OutcomeUnknown(f"{stored} of {self.count} messages are stored; of the others: {self._error.message}")
-        # A copy for every caller: one that is raised twice would collect the tracebacks of both.
-        raise type(self._error)(self._error.message, hint=self._error.hint) from self._error
+        raise copy_of(self._error) from self._error
+
+
+def copy_of(error: LanyingError) -> LanyingError:
+    """``error`` for one more caller: one exception that is raised twice would collect the tracebacks of both."""
+    copy = type(error)(error.message, hint=error.hint)
+    copy.outcome = error.outcome
+    return copy

@@ -17,7 +17,7 @@ import anyio.lowlevel
 from anyio.abc import TaskGroup
 
 from lanyinglog import record, service
-from lanyinglog.client.acks import Pending
+from lanyinglog.client.acks import Pending, copy_of
 from lanyinglog.client.leader import Servers
 from lanyinglog.client.outbox import BATCH_BYTES_MAX, Batch, Outbox, checked_payloads, encode, parcel_of
 from lanyinglog.client.producer import WINDOW, Producer, Result
@@ -226,7 +226,7 @@ class Publisher:
 
     def _raise_failure(self) -> None:
         if self._failure is not None:
-            raise type(self._failure)(self._failure.message, hint=self._failure.hint) from self._failure
+            raise copy_of(self._failure) from self._failure
 
     # ------------------------------------------------------------------ for the client and its blocking twin
     # Safe from any thread; True asks for a wake-up of the pump, on the event loop's thread, if it is sleeping.
