@@ -14,7 +14,7 @@ from pathlib import Path
 
 from lanyinglog.errors import StorageFull
 from lanyinglog.store.environment import LmdbStore
-from lanyinglog.store.log_store import LogStore, Writes
+from lanyinglog.store.log_store import HardState, LogStore, Writes
 from lanyinglog.store.memory import MemoryDisk, MemoryStore
 
 MAP_BYTES = 1 << 28
@@ -30,6 +30,8 @@ class Disk:
         self.synced: dict[int, tuple[int, int]] = {}
         self.last = 0
         """The last entry in ``synced``."""
+        self.hard = HardState()
+        """Term and vote in ``synced``."""
         self.full = False
         self.broken = False
         """The next write fails with EIO, and so does every later one of that process."""
@@ -84,6 +86,8 @@ class Disk:
         for entry in writes.entries:
             self.synced[entry.index] = (entry.term, entry.crc)
             self.last = entry.index
+        if writes.hard_state is not None:
+            self.hard = writes.hard_state
 
     def process_died(self, *, power: bool) -> None:
         """The process is gone; with ``power`` so is what was not synced."""

@@ -82,6 +82,10 @@ class Doors:
 
     def hang_up(self, connection: Connection) -> None:
         """The client is gone; what it published may be committed all the same."""
+        if self._node.alive:
+            self._node.post(0.0, self._forget, connection)
+
+    def _forget(self, connection: Connection) -> None:
         self.sessions.pop(connection, None)
 
     def slam(self) -> None:
@@ -91,8 +95,6 @@ class Doors:
         self.sessions.clear()
 
     def _take(self, connection: Connection, message: tuple[int, Any]) -> None:
-        if not connection.open:
-            return
         session = self.sessions.setdefault(connection, Session(connection))
         session.requests.append(message)
         self._work(session)

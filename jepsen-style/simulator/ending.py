@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING
 
 from lanyinglog.errors import LanyingError, Outcome
@@ -165,11 +166,9 @@ class Ending:
 
 
 def fingerprint(machine: StateMachine) -> bytes:
-    """All derived state: what a first checkpoint would hold."""
-    everything = StateMachine()
-    everything.producers, everything.topics = machine.producers, machine.topics
-    machine.producers._changed.update(machine.producers._table)
-    machine.topics._changed.update(machine.topics._table)
-    everything.last_seq, everything.last_timestamp = machine.last_seq, machine.last_timestamp
-    rows = everything.take_checkpoint().rows
-    return repr((machine.applied, sorted(rows.items()))).encode()
+    """All derived state: what a first checkpoint would hold. Made from copies, for taking a checkpoint is an act."""
+    producers, topics = copy.deepcopy(machine.producers), copy.deepcopy(machine.topics)
+    producers._changed.update(producers._table)
+    topics._changed.update(topics._table)
+    rows = {**producers.take_changes(), **topics.take_changes()[0]}
+    return repr((machine.applied, machine.last_seq, machine.last_timestamp, sorted(rows.items()))).encode()

@@ -156,6 +156,48 @@ class Faults:
         others = [name for name in self._world.names if name != leaders[0]]
         return self._cut(self._apart([leaders[0]], others))
 
+    def _minority_leader(self) -> str | None:
+        """The leader and some followers are a minority for long enough to be replaced, and get leadership back soon
+        after: what they did meanwhile must not count. Half the time what they say to each other comes very late."""
+        leader = self._leader()
+        others = [name for name in self._world.names if leader is not None and name != leader.name]
+        if leader is None or not others:
+            return None
+        self._source.shuffle(others)
+        few = others[: (len(self._world.names) - 1) // 2 - self._source.randrange(2)]
+        left = [leader.name, *few][: max(1, (len(self._world.names) - 1) // 2)]
+        right = [name for name in self._world.names if name not in left]
+        if self._source.random() < 0.5:
+            for link in self._world.network.links.values():
+                if link.up and link.sender in left and link.to == leader.name:
+                    link.extra_s = self._scale * self._source.uniform(1, 6)
+        directions = self._apart(left, right)
+        self._world.network.set_cut(directions, cut=True)
+        mended = self._scale * self._source.uniform(1, 4)
+        self._world.schedule.after(mended, self._mend, directions)
+        for n in range(4):
+            self._world.schedule.after(mended + (0.1 + 0.3 * n) * self._scale, self._give_back, leader)
+        self._world.schedule.after(mended + 2 * self._scale, self._unclog_all)
+        return f"{left} | {right}"
+
+    def _leader(self) -> Node | None:
+        """A node that leads, as far as it knows."""
+        for node in self._world.nodes.values():
+            if node.runs and node.core.replica.leads:
+                return node
+        return None
+
+    def _give_back(self, to: Node) -> None:
+        """Leadership goes to ``to`` again, if it will have it."""
+        for node in self._world.nodes.values():
+            if not self._healed and node is not to and node.runs and node.core.replica.leads:
+                node.run(node.core.transfer, to.name, node.now)
+                node.run(node.wake)
+
+    def _unclog_all(self) -> None:
+        for link in self._world.network.links.values():
+            link.extra_s = 0.0
+
     def _partition_ring(self) -> str | None:
         """Each node sees its two neighbours only."""
         names = self._world.names

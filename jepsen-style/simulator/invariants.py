@@ -153,6 +153,9 @@ class Invariants:
         if commit < seen.commit:
             words = f"commit of {node.name} falls from {seen.commit} to {commit}"
             raise Violation("commit never falls", words, ("node", node.name), ("entry", commit + 1))
+        if commit > len(seen.log):
+            words = f"{node.name} has committed {commit}, its log ends at {len(seen.log)}"
+            raise Violation("commit <= last", words, ("node", node.name))
         if commit > max(1, node.disk.last) + self._own_no_op(node, commit):
             words = f"{node.name} has committed {commit}, its disk ends at {node.disk.last}"
             raise Violation("commit <= durable", words, ("entry", commit), ("node", node.name))
@@ -238,19 +241,36 @@ class Invariants:
     def leaving(self, node: Node, to: str, message: PeerMessage) -> None:
         """``message`` leaves ``node``."""
         if isinstance(message, Vote):
-            self._vote(node.name, message.term, to)
+            self._vote(node, message.term, to)
         elif isinstance(message, VoteRequest):
-            self._vote(node.name, message.term, node.name)
+            self._vote(node, message.term, node.name)
+        elif isinstance(message, Appended) and message.success:
+            self._check_answer(node, to, message)
         elif isinstance(message, Append) and message.entries:
             self._check_resend(node, to, message)
         elif isinstance(message, Appended) and not message.success:
             self._check_back_track(node, to, message)
 
-    def _vote(self, voter: str, term: int, candidate: str) -> None:
+    def _vote(self, node: Node, term: int, candidate: str) -> None:
+        """A vote leaves: it is the only one in its term, and on the disk."""
+        voter = node.name
         other = self._votes.setdefault((voter, term), candidate)
         if other != candidate:
             words = f"{voter} votes for {candidate} in term {term}, and for {other}"
             raise Violation("one vote a term", words, ("term", term), ("node", voter))
+        hard = node.disk.hard
+        if hard.term < term or (hard.term == term and hard.vote != candidate):
+            words = f"{voter} votes for {candidate} in term {term}; its disk says {hard.vote} in term {hard.term}"
+            raise Violation("sync, then speak", words, ("term", term), ("node", voter))
+
+    def _check_answer(self, node: Node, to: str, message: Appended) -> None:
+        """A success leaves: what it says is on the disk."""
+        log, match = self._seen[node.name].log, message.match
+        if message.term != node.core.replica.engine.term or match <= 1:
+            return  # of an earlier term: what it says may be cut off by now, and its reader knows
+        if match > len(log) or node.disk.synced.get(match) != log[match - 1]:
+            words = f"{node.name} tells {to} that it has entry {match}, and it is not on its disk"
+            raise Violation("sync, then speak", words, ("entry", match), ("node", node.name))
 
     def _check_resend(self, node: Node, to: str, message: Append) -> None:
         """Audit 23: within a term nothing goes twice unless a refusal, a new link or silence asks for it."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lanyinglog.errors import ProtocolError
-from lanyinglog.raft.messages import Append, PeerMessage, from_parts, to_parts
+from lanyinglog.raft.messages import PeerMessage, from_parts, to_parts
 from simulator.history import Violation
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ DEAD_LINK_S = 5.0
 """As `raft.peers` has them, at an election timeout of one second: both scale with it."""
 RETRANSMISSION_S = 0.2
 CLIENT_RETRY_S = 0.05
+HANG_UP = "hang up"
+"""Behind the last message of a client."""
 IN_FLIGHT_APPENDS_MAX = 16
 """What the product promises (audit 21), written down a second time on purpose."""
 
@@ -73,7 +75,7 @@ class Network:
         when = self._world.schedule.now + source.uniform(*plan.link_s) + link.extra_s
         if plan.duplication and source.random() < plan.duplication:
             self.counts["repeated"] += 1
-            again = when + source.uniform(0, 50 * plan.link_s[1])
+            again = when + source.uniform(0, source.choice((1, 50)) * plan.link_s[1])
             self._world.schedule.at(again, self._arrive, link, link.generation, message)
         if plan.reordering and source.random() < plan.reordering:
             self.counts["reordered"] += 1
@@ -197,7 +199,10 @@ class Network:
 
 
 class Connection:
-    """One client's connection to one node. Either side is told once when it ends."""
+    """One client's connection to one node. Either side is told once when it ends.
+
+    What a client sent before it closed may arrive long after: the node reads it all the same.
+    """
 
     def __init__(self, world: World, client: str, node: str, receive: Callable[[Any], None], lost: Callable[[], None]):
         self._world = world
@@ -206,71 +211,71 @@ class Connection:
         self._receive = receive  # at the client
         self._lost = lost
         self._arrivals = {client: 0.0, node: 0.0}
-        self._stalled: dict[tuple[str, str], list[tuple[Callable[[Any], None], Any]]] = {
-            (client, node): [],
-            (node, client): [],
-        }
+        self._stalled: dict[str, list[Any]] = {client: [], node: []}  # by who is to receive
         self.open = True
+        """For the client: it may send and will hear."""
+        self.heard = True
+        """At the node: what is on the way to it will be read."""
         self.life = world.nodes[node].life
 
     def to_node(self, message: Any) -> None:
         """The client sends."""
-        self._send(self.client, self.node, self._at_node, message)
+        if self.open:
+            self._send(self.client, self.node, message)
 
     def to_client(self, message: Any) -> None:
         """The node sends."""
-        self._send(self.node, self.client, self._at_client, message)
+        self._send(self.node, self.client, message)
 
-    def _send(self, sender: str, to: str, arrive: Callable[[Any], None], message: Any) -> None:
-        if not self.open:
-            return
+    def _send(self, sender: str, to: str, message: Any) -> None:
         world = self._world
         when = world.schedule.now + world.source.uniform(*world.plan.link_s)
         self._arrivals[to] = when = max(when, self._arrivals[to])
-        world.schedule.at(when, self._carry, (sender, to), arrive, message)
+        world.schedule.at(when, self._carry, sender, to, message)
 
-    def _carry(self, direction: tuple[str, str], arrive: Callable[[Any], None], message: Any) -> None:
-        if not self.open:
-            return
-        stalled = self._stalled[direction]
-        if stalled or direction in self._world.network.cut:
-            stalled.append((arrive, message))  # TCP keeps trying, and what is behind waits
+    def _carry(self, sender: str, to: str, message: Any) -> None:
+        stalled = self._stalled[to]
+        if stalled or (sender, to) in self._world.network.cut:
+            stalled.append(message)  # TCP keeps trying, and what is behind waits
             if len(stalled) == 1:
-                self._world.schedule.after(CLIENT_RETRY_S, self._retry, direction)
-            return
-        arrive(message)
+                self._world.schedule.after(CLIENT_RETRY_S, self._retry, sender, to)
+        else:
+            self._arrive(to, message)
 
-    def _retry(self, direction: tuple[str, str]) -> None:
-        if self.open and direction in self._world.network.cut:
-            self._world.schedule.after(CLIENT_RETRY_S, self._retry, direction)
+    def _retry(self, sender: str, to: str) -> None:
+        if (sender, to) in self._world.network.cut:
+            self._world.schedule.after(CLIENT_RETRY_S * self._world.source.uniform(0.2, 1), self._retry, sender, to)
             return
-        stalled, self._stalled[direction] = self._stalled[direction], []
-        for arrive, message in stalled:
+        stalled, self._stalled[to] = self._stalled[to], []
+        for message in stalled:
+            self._arrive(to, message)
+
+    def _arrive(self, to: str, message: Any) -> None:
+        if to == self.client:
             if self.open:
-                arrive(message)
-
-    def _at_node(self, message: Any) -> None:
+                self._receive(message)
+            return
         node = self._world.nodes[self.node]
-        if node.life == self.life:
+        if node.life != self.life or not self.heard:
+            return
+        if message is HANG_UP:
+            node.doors.hang_up(self)
+        else:
             node.doors.hear(self, message)
 
-    def _at_client(self, message: Any) -> None:
-        if self.open:
-            self._receive(message)
-
     def close(self) -> None:
-        """The client ends it; the node hears of that a little later."""
+        """The client ends it; the node hears of that behind all that was sent, or at once and of nothing more."""
         if self.open:
             self.open = False
-            self._world.schedule.after(self._world.source.uniform(*self._world.plan.link_s), self._closed_at_node)
-
-    def _closed_at_node(self) -> None:
-        node = self._world.nodes[self.node]
-        if node.life == self.life:
-            node.doors.hang_up(self)
+            if self._world.source.random() < 0.3:
+                self.heard = False
+                self._world.nodes[self.node].doors.hang_up(self)
+            else:
+                self._send(self.client, self.node, HANG_UP)
 
     def broken(self) -> None:
         """The node, or the network, ended it."""
+        self.heard = False
         if self.open:
             self.open = False
             self._world.schedule.after(self._world.source.uniform(*self._world.plan.link_s), self._lost)
@@ -281,6 +286,3 @@ def check_window(sender: str, to: str, in_flight: int) -> None:
     if in_flight > IN_FLIGHT_APPENDS_MAX:
         words = f"{sender} has {in_flight} unanswered appends under way to {to}, {IN_FLIGHT_APPENDS_MAX} are the bound"
         raise Violation("P8 window", words, ("node", sender), ("node", to))
-
-
-__all__ = ["Append", "Connection", "Link", "Network", "check_window"]

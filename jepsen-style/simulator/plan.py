@@ -20,6 +20,7 @@ FAULTS = (
     "pause",
     "partition_halves",
     "partition_leader",
+    "minority_leader",
     "partition_ring",
     "partition_bridge",
     "one_way",
@@ -123,7 +124,7 @@ def _choose_faults(plan: Plan, source: random.Random) -> None:
         if source.random() < 0.25:
             plan.loss = source.choice((0.01, 0.05, 0.2))
         if source.random() < 0.2:
-            plan.duplication = source.choice((0.02, 0.2))
+            plan.duplication = source.choice((0.02, 0.2, 0.5))
         if source.random() < 0.2:
             plan.reordering = source.choice((0.02, 0.2))
         if plan.real_wire and source.random() < 0.5:
