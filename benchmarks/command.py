@@ -1,0 +1,111 @@
+"""The command line: ``list``, ``run``, ``compare`` and ``report``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks import machine, report
+from benchmarks.payloads import made_up, read_lines
+from benchmarks.processes import raise_file_limit
+from benchmarks.question import Question, Scale
+from benchmarks.questions import ALL as QUESTIONS
+from benchmarks.runner import compare
+from benchmarks.system import System
+from benchmarks.systems import ALL as SYSTEMS
+
+OURS = "lanyinglog"
+ROUNDS = 5
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Does what ``arguments`` say; 0 if all that was to be measured was, 1 if something failed, 2 for usage."""
+    options = _parser().parse_args(arguments)
+    if options.verb == "list":
+        _list()
+        return 0
+    if options.verb == "report":
+        print(report.markdown(json.loads(options.file.read_text()), plots=options.plots), end="")
+        return 0
+    return _measure(options)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python benchmarks", description=__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    verbs.add_parser("list", help="the questions, the systems, and what is missing to measure those")
+    run = verbs.add_parser("run", help="one question, put to lanyinglog (or --systems)")
+    run.add_argument("questions", metavar="NAME", type=_names(QUESTIONS), help=f"one of {', '.join(QUESTIONS)}")
+    run.set_defaults(systems=[OURS])
+    versus = verbs.add_parser("compare", help="all questions (or --questions), put to all systems that are there")
+    versus.add_argument("--questions", metavar="A,B", type=_names(QUESTIONS), default=list(QUESTIONS))
+    versus.set_defaults(systems=list(SYSTEMS))
+    for one in (run, versus):
+        one.add_argument("--systems", metavar="A,B", type=_names(SYSTEMS), help=f"of {', '.join(SYSTEMS)}")
+        one.add_argument("--rounds", metavar="N", type=int, help=f"runs whose median counts [{ROUNDS}; --quick: 1]")
+        one.add_argument("--quick", action="store_true", help="seconds, for the order of magnitude")
+        one.add_argument("--lines", metavar="PATH", type=Path, action="append", help="log lines: files or directories")
+        one.add_argument("--json", metavar="FILE", type=Path, help="write all figures there")
+    shown = verbs.add_parser("report", help="what --json wrote, as Markdown with plots")
+    shown.add_argument("file", metavar="FILE", type=Path)
+    shown.add_argument("--plots", metavar="DIR", type=Path, help="write SVG plots there, and refer to them")
+    return parser
+
+
+def _names(known: dict[str, Question] | dict[str, System]) -> object:
+    def parse(text: str) -> list[str]:
+        names = text.split(",")
+        for name in names:
+            if name not in known:
+                raise argparse.ArgumentTypeError(f"no {name!r}; there are {', '.join(known)}")
+        return names
+
+    return parse
+
+
+def _list() -> None:
+    print("questions")
+    for question in QUESTIONS.values():
+        print(f"  {question.name:12} {question.asks}")
+    print("\nsystems")
+    for system in SYSTEMS.values():
+        missing = system.missing()
+        print(f"  {system.name:18} {system.durability}; {system.client}")
+        print(f"  {'':18} {'missing: ' + '; '.join(missing) if missing else system.version()}")
+
+
+def _measure(options: argparse.Namespace) -> int:
+    raise_file_limit()
+    systems, skipped = _installed(options.systems)
+    if not systems:
+        print(f"nothing to measure: {skipped}", file=sys.stderr)
+        return 1
+    rounds = options.rounds or (1 if options.quick else ROUNDS)
+    lines = read_lines(options.lines) if options.lines else made_up()
+    facts = {
+        **machine.facts(),
+        "log lines": f"{len(lines)} of {'--lines' if options.lines else 'an imagined web server'},"
+        f" {sum(map(len, lines)) / len(lines):.0f} bytes each",
+        "rounds": f"{rounds}{', quick' if options.quick else ''}",
+    }
+    outcome = compare(
+        [QUESTIONS[name] for name in options.questions],
+        systems,
+        rounds=rounds,
+        scale=Scale(options.quick, lines),
+        report=lambda words: print(words, file=sys.stderr, flush=True),
+    )
+    results = report.as_json(facts, systems, skipped, outcome)
+    print(report.text(results), end="")
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=1) + "\n")
+    return 1 if outcome.troubles else 0
+
+
+def _installed(names: Sequence[str]) -> tuple[list[System], dict[str, str]]:
+    """The systems that can be measured, and what is missing for the others, by name."""
+    missing = {name: "; ".join(SYSTEMS[name].missing()) for name in names}
+    return [SYSTEMS[name] for name in names if not missing[name]], {n: why for n, why in missing.items() if why}

@@ -1,0 +1,8 @@
+"""The systems, one a file, by name, in the order in which they are listed and drawn."""
+
+from __future__ import annotations
+
+from benchmarks.system import System
+from benchmarks.systems import lanyinglog, nats, raw
+
+ALL: dict[str, System] = {system.name: system for one in (lanyinglog, raw, nats) for system in one.SYSTEMS}
