@@ -59,17 +59,18 @@ class Publisher:
 
     def start(self) -> None:
         """Begin to publish."""
-        self._make()
+        self.make()
         self._search()
 
     # ---------------------------------------------------------------------------------------------------- batches
-    def _make(self) -> None:
+    def make(self) -> None:
+        """One more batch, and the next after a while, until there are enough."""
         if self.closing or self.made == self._plan.batches:
             return
         self._pipeline.push(self._new_batch())
         self.made += 1
         self._send()
-        self._world.schedule.after(self._source.expovariate(1 / self._plan.pause_between_batches_s), self._make)
+        self._world.schedule.after(self._source.expovariate(1 / self._plan.pause_between_batches_s), self.make)
 
     def _new_batch(self) -> SentBatch:
         source = self._source

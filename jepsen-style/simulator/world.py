@@ -87,12 +87,20 @@ class World:
 
     def run(self) -> None:
         """The whole life of this world; raises the `Violation` that ends it."""
+        self.start()
+        self.schedule.run_until(self.plan.faults_s)
+        self.finish()
+
+    def start(self) -> None:
+        """Nodes, clients and faults begin."""
         for node in self.nodes.values():
             self.schedule.after(self.source.uniform(0, 0.1), node.start)
         for client in [*self.publishers, *self.subscribers]:
             self.schedule.after(self.source.uniform(0, 0.5), client.start)
         self.faults.start()
-        self.schedule.run_until(self.plan.faults_s)
+
+    def finish(self) -> None:
+        """Heal everything, and judge."""
         self.faults.heal()
         self.ending.run()
 
