@@ -25,7 +25,7 @@ from lanyinglog.client.leader import SERVERS_MAX, Servers
 from lanyinglog.client.publisher import BatchMessage, Publisher, PublisherSettings
 from lanyinglog.client.subscription import Subscription
 from lanyinglog.client.timing import Timing
-from lanyinglog.config import CLIENT_PORT, Address, parse_address, parse_addresses
+from lanyinglog.config import CLIENT_PORT, Address, parse_addresses
 from lanyinglog.errors import BadRequest, NotSent
 from lanyinglog.service import TopicStat
 from lanyinglog.wire.messages import DEFAULT_LOG
@@ -65,16 +65,11 @@ async def connect(
 
 
 def parse_servers(servers: ServerNames) -> list[Address]:
-    """``servers`` as addresses, at least one. `ConfigError`."""
-    if isinstance(servers, str):
-        return list(parse_addresses("servers", servers, default_port=CLIENT_PORT))
-    if isinstance(servers, Address):
-        return [servers]
-    addresses = [
-        address
-        for one in servers
-        for address in ([parse_address("servers", one)] if isinstance(one, tuple) else parse_servers(one))
-    ]
+    """``servers`` as addresses, 1 to 64. `ConfigError`, `BadRequest`."""
+    addresses: list[Address] = []
+    for one in [servers] if isinstance(servers, str | Address) else servers:
+        named = parse_addresses("servers", one, default_port=CLIENT_PORT) if isinstance(one, str) else [Address(*one)]
+        addresses += named
     if not 1 <= len(addresses) <= SERVERS_MAX:
         raise BadRequest(f"a client needs 1 to {SERVERS_MAX} servers, not {len(addresses)}")
     return addresses
