@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def verify(directory: Path, form: str) -> int:
     from lanyinglog.store.verify import verify as verify_data
 
     worst = output.OK
-    for name, data in _data_directories(directory).items():
+    for name, data in _data_directories(directory):
         report = verify_data(data)
         worst = worst if report.ok else output.PROBLEM_FOUND
         row = {"node": name, "directory": str(data), "ok": report.ok, **report.as_dict()}
@@ -77,18 +78,23 @@ def verify(directory: Path, form: str) -> int:
     return worst
 
 
-def _data_directories(directory: Path) -> dict[str | None, Path]:
-    """Node name (None if it is not known) -> data directory, for whatever kind of directory this is."""
+def _data_directories(directory: Path) -> Iterator[tuple[str | None, Path]]:
+    """``(node, directory of a log)`` for whatever kind of directory this is: a cluster's, a node's, a node's data, or
+    a log's. The node is None if it is not known."""
     if is_cluster(directory):
-        found: dict[str | None, Path] = {
-            member.node: member.data for member in open_cluster(directory).members if member.data.is_dir()
-        }
-        if not found:
+        nodes: list[tuple[str | None, Path]] = [
+            (member.node, member.data) for member in open_cluster(directory).members if member.data.is_dir()
+        ]
+        if not nodes:
             raise ConfigError(f"{directory} is a cluster whose nodes have never run: there is no data to check")
-        return found
-    if (directory / "node.toml").is_file() and (directory / "data").is_dir():
-        return {directory.name: directory / "data"}
-    return {None: directory}
+    elif (directory / "node.toml").is_file() and (directory / "data").is_dir():
+        nodes = [(directory.name, directory / "data")]
+    else:
+        nodes = [(None, directory)]
+    for node, data in nodes:
+        logs = sorted(file.parent for file in data.glob("*/data.mdb"))
+        for log in logs or [data]:
+            yield node, log
 
 
 def _print_report(row: dict[str, Any]) -> None:

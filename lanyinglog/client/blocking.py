@@ -30,7 +30,7 @@ from lanyinglog.client.publisher import BatchMessage
 from lanyinglog.client.timing import Timing
 from lanyinglog.config import CLIENT_PORT
 from lanyinglog.errors import NotSent, Unavailable
-from lanyinglog.record import Message
+from lanyinglog.record import MESSAGES_MAX, Message
 from lanyinglog.service import TopicStat
 from lanyinglog.wire.messages import DEFAULT_LOG
 
@@ -160,6 +160,7 @@ class Client:
         *,
         linger: float = 0.0,
         batch_bytes: int = 256 << 10,
+        batch_messages: int = MESSAGES_MAX,
         compression: str | None = None,
         buffer_bytes: int = 8 << 20,
         batches_in_flight: int = 16,
@@ -172,6 +173,7 @@ class Client:
             self._client.publisher,
             linger=linger,
             batch_bytes=batch_bytes,
+            batch_messages=batch_messages,
             compression=compression,
             buffer_bytes=buffer_bytes,
             batches_in_flight=batches_in_flight,

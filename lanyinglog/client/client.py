@@ -27,6 +27,7 @@ from lanyinglog.client.subscription import Subscription
 from lanyinglog.client.timing import Timing
 from lanyinglog.config import CLIENT_PORT, Address, parse_addresses
 from lanyinglog.errors import BadRequest, NotSent
+from lanyinglog.record import MESSAGES_MAX
 from lanyinglog.service import TopicStat
 from lanyinglog.wire.messages import DEFAULT_LOG
 
@@ -175,6 +176,7 @@ class Client:
         *,
         linger: float = 0.0,
         batch_bytes: int = 256 << 10,
+        batch_messages: int = MESSAGES_MAX,
         compression: str | None = None,
         buffer_bytes: int = 8 << 20,
         batches_in_flight: int = 16,
@@ -183,7 +185,8 @@ class Client:
     ) -> Publisher:
         """A pipeline for many messages: ``async with client.publisher() as p: await p.send(...)``.
 
-        ``linger``: seconds that a batch which is not full waits for more. ``batch_bytes``: where it is full.
+        ``linger``: seconds that a batch which is not full waits for more. ``batch_bytes`` and
+        ``batch_messages``: where it is full.
         ``compression``: ``zstd`` or None. ``buffer_bytes``: what may wait to be sent; beyond it `Publisher.send` waits.
         ``timeout``: how long there may be no acknowledgement before it fails. ``on_ack`` is told of every batch.
         `BadRequest` for settings out of bounds.
@@ -191,6 +194,7 @@ class Client:
         settings = PublisherSettings(
             linger=linger,
             batch_bytes=batch_bytes,
+            batch_messages=batch_messages,
             compression=compression,
             buffer_bytes=buffer_bytes,
             batches_in_flight=batches_in_flight,

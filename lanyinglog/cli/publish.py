@@ -1,0 +1,184 @@
+"""The verb ``publish``: a text, or each line of a file, as messages.
+
+A line goes in byte for byte, without its newline; what follows the last newline of a file counts as a line if it is
+not empty. So ``subscribe --format raw`` gives back the file. Lines are read in blocks and handed on in lists: the work
+for each line is a split.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lanyinglog.cli import output
+from lanyinglog.cli.options import Verb, format_option, option, server_option, timeout_option
+from lanyinglog.config import Address
+from lanyinglog.errors import BadBatch
+from lanyinglog.record import BATCH_BYTES_MAX, CODECS, MESSAGES_MAX
+
+if TYPE_CHECKING:
+    from lanyinglog.client.blocking import Client, Publisher
+
+BLOCK_BYTES = 1 << 20
+"""Read at a time; from a pipe, what there is."""
+_STDIN = Path("-")
+
+
+def _parse_headers(_ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> dict[str, str]:
+    headers = {}
+    for text in value:
+        name, equals, content = text.partition("=")
+        if not equals or not name:
+            raise click.BadParameter(f"{text!r} is not NAME=VALUE", param=param)
+        headers[name] = content
+    return headers
+
+
+@click.command(cls=Verb)
+@click.argument("topic")
+@click.argument("text", required=False)
+@option(
+    "--file",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False, allow_dash=True),
+    help="Each line of this file is a message; - is standard input.",
+)
+@option("--batch", type=click.IntRange(1, MESSAGES_MAX), help="Messages a batch at most.  [as many as 256 KiB hold]")
+@option("--key", help="The key of each message.")
+@option("--header", "headers", multiple=True, callback=_parse_headers, metavar="NAME=VALUE", help="May be repeated.")
+@option("--compress", type=click.Choice(sorted(CODECS)), default="none", show_default=True, help="For each batch.")
+@server_option()
+@timeout_option(30.0, "How long there may be no acknowledgement.")
+@format_option()
+def publish(
+    topic: str,
+    text: str | None,
+    file: Path | None,
+    batch: int | None,
+    key: str | None,
+    headers: Mapping[str, str],
+    compress: str,
+    servers: tuple[Address, ...],
+    timeout_s: float,
+    form: str,
+) -> int:
+    """Publish TEXT, or each line of --file, to TOPIC, in order, each once, and say what was acknowledged.
+
+    Acknowledged means: on the disks of a majority of the nodes.
+    """
+    if (text is None) == (file is None):
+        raise click.UsageError("give either a TEXT or a --file (- is standard input)")
+    from lanyinglog import sync
+
+    key_bytes = None if key is None else os.fsencode(key)
+    with sync.connect(list(servers), timeout=timeout_s) as client:
+        if file is None:
+            assert text is not None
+            return _publish_one(client, topic, os.fsencode(text), key=key_bytes, headers=headers, form=form)
+        publisher = client.publisher(
+            batch_messages=batch or MESSAGES_MAX, compression=None if compress == "none" else compress
+        )
+        if key_bytes is None and not headers:
+            send: Callable[[list[bytes]], None] = lambda lines: publisher.send_many(topic, lines)  # noqa: E731
+        else:
+
+            def send(lines: list[bytes]) -> None:
+                for line in lines:
+                    publisher.send(topic, line, key=key_bytes, headers=headers)
+
+        return _publish_lines(publisher, send, file, form=form)
+
+
+def _publish_one(
+    client: Client, topic: str, payload: bytes, *, key: bytes | None, headers: Mapping[str, str], form: str
+) -> int:
+    began = time.monotonic()
+    ack = client.publish(topic, payload, key=key, headers=headers)
+    _print_ending(1, ack.seq, ack.seq, time.monotonic() - began, form=form)
+    return output.OK
+
+
+def _publish_lines(publisher: Publisher, send: Callable[[list[bytes]], None], file: Path, *, form: str) -> int:
+    """Whatever ends it, the output says how much is acknowledged."""
+    began = time.monotonic()
+    try:
+        with _progress(publisher, file) as tell, publisher:
+            for lines, read_bytes in read_lines(file):
+                send(lines)
+                tell(read_bytes)
+            publisher.flush()
+            tell(0)
+    finally:
+        seconds = time.monotonic() - began
+        _print_ending(publisher.acknowledged, publisher.first_seq, publisher.last_seq, seconds, form=form)
+    return output.OK
+
+
+def read_lines(file: Path) -> Iterator[tuple[list[bytes], int]]:
+    """Lists of lines of ``file`` without their newlines, each with the bytes read for it; from a pipe as they come.
+
+    Raises `BadBatch` for a line that no batch can hold: memory is not the place to look for its end.
+    """
+    descriptor = sys.stdin.fileno() if file == _STDIN else os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    rest: list[bytes] = []  # pieces of a line whose end has not come
+    rest_bytes = number = 0
+    try:
+        while block := os.read(descriptor, BLOCK_BYTES):
+            *lines, last = block.split(b"\n")
+            if lines:
+                lines[0] = b"".join([*rest, lines[0]])
+                rest, rest_bytes = [], 0
+                number += len(lines)
+                yield lines, len(block)
+            rest.append(last)
+            rest_bytes += len(last)
+            if rest_bytes > BATCH_BYTES_MAX:
+                raise BadBatch(f"line {number + 1} is longer than {BATCH_BYTES_MAX} bytes")
+        if rest_bytes:
+            yield [b"".join(rest)], 0
+    finally:
+        if file != _STDIN:
+            os.close(descriptor)
+
+
+def _print_ending(acknowledged: int, first_seq: int | None, last_seq: int | None, seconds: float, *, form: str) -> None:
+    if not output.is_table(form):
+        output.print_json(
+            {
+                "acknowledged": acknowledged,
+                "first_seq": first_seq,
+                "last_seq": last_seq,
+                "seconds": round(seconds, 6),
+            }
+        )
+        return
+    place = "" if last_seq is None else f", seq {first_seq:,}" + ("" if last_seq == first_seq else f" to {last_seq:,}")
+    rate = f", {acknowledged / seconds:,.0f}/s" if acknowledged > 1 and seconds > 0 else ""
+    click.echo(f"{acknowledged:,} acknowledged{place}, in {seconds:.3g} s{rate}")
+
+
+@contextmanager
+def _progress(publisher: Publisher, file: Path) -> Iterator[Callable[[int], None]]:
+    """A bar on standard error, if that is a terminal; the function given is told of bytes read."""
+    if not sys.stderr.isatty():
+        yield lambda read_bytes: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    total = None if file == _STDIN else file.stat().st_size or None
+    columns: list[Any] = [
+        BarColumn(),
+        DownloadColumn(),
+        TextColumn("{task.fields[acknowledged]:,} acknowledged"),
+        TimeRemainingColumn(),
+    ]
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("publish", total=total, acknowledged=0)
+        yield lambda read_bytes: bar.update(task, advance=read_bytes, acknowledged=publisher.acknowledged)
