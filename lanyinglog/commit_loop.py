@@ -48,6 +48,7 @@ class CommitLoop:
         self._writer_limiter = trio.CapacityLimiter(1)
         self._turned = trio.lowlevel.ParkingLot()
         self._seen = (0, True)
+        self._under_way: Writes | None = None
 
     # -------------------------------------------------------------------------------------- called by other tasks
     def receive(self, sender: str, message: PeerMessage) -> None:
@@ -104,20 +105,28 @@ class CommitLoop:
             await self._write_due.wait()
             self._write_due = trio.Event()
             if self.core.wants_write:
-                await self.write()
+                await self._write()
 
-    async def write(self, *, checkpoint: bool = False) -> None:
-        """One transaction, now. Also the last act of a clean shutdown, when `run` has ended."""
-        writes = self.core.begin_write(checkpoint=checkpoint)
-        while not await self._written(writes):  # noqa: ASYNC110  # nobody tells when a disk has room again
+    async def finish(self) -> None:
+        """The last act of a clean shutdown, when `run` has ended: everything on disk, and derived state with it."""
+        if self._under_way is not None:
+            await self._write()
+        await self._write(checkpoint=True)
+
+    async def _write(self, *, checkpoint: bool = False) -> None:
+        """One transaction: a new one, or the one that a cancelled call left."""
+        self._under_way = self._under_way or self.core.begin_write(checkpoint=checkpoint)
+        while not await self._written(self._under_way):  # noqa: ASYNC110  # nobody tells when a disk has room again
             await trio.sleep(STORAGE_RETRY_S)
-        self.core.end_write(writes, trio.current_time())
+        self.core.end_write(self._under_way, trio.current_time())
+        self._under_way = None
         self.wake()
 
     async def _written(self, writes: Writes) -> bool:
         """Whether the disk had room."""
         try:
-            await trio.to_thread.run_sync(self._store.write, writes, limiter=self._writer_limiter)
+            with trio.CancelScope(shield=True):  # what was begun is finished, and known to be
+                await trio.to_thread.run_sync(self._store.write, writes, limiter=self._writer_limiter)
         except StorageFull as error:
             if not self.core.storage_full:
                 log.error("the disk is full: publishes are declined until there is room", why=error.message)

@@ -156,7 +156,7 @@ async def _run_log(
         await _hand_over(hosted)
         nursery.cancel_scope.cancel()
     with trio.CancelScope(shield=True), trio.move_on_after(5):
-        await loop.write(checkpoint=True)
+        await loop.finish()
 
 
 async def _hand_over(hosted: HostedLog) -> None:
