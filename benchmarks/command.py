@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -79,6 +80,7 @@ def _list() -> None:
 
 def _measure(options: argparse.Namespace) -> int:
     raise_file_limit()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exception: clusters are taken away
     systems, skipped = _installed(options.systems)
     if not systems:
         print(f"nothing to measure: {skipped}", file=sys.stderr)

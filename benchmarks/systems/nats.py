@@ -171,12 +171,14 @@ def stream_views(answer: dict[str, Any]) -> list[dict[str, Any]]:
 
 def settled_leader(views: Sequence[dict[str, Any]]) -> str | None:
     """The leader that all servers agree on, if its replicas are current; `stream_views` of each server."""
-    leaders = {(view.get("cluster") or {}).get("leader") for view in views}
+    clusters = [view.get("cluster") or {} for view in views]
+    leaders = {one.get("leader") for one in clusters}
     if len(views) < NODES or len(leaders) != 1 or not (leader := leaders.pop()):
         return None
-    replicas = [one for view in views for one in view["cluster"].get("replicas") or []]
-    told_by_leader = [one for one in replicas if one["name"] != leader]
-    return str(leader) if all(one.get("current") for one in told_by_leader) and told_by_leader else None
+    # Only the leader knows how far the others are; its own view is the one in which it is not among the others.
+    others = [one.get("replicas") or [] for one in clusters]
+    own = next((replicas for replicas in others if leader not in {one["name"] for one in replicas}), [])
+    return str(leader) if len(own) == NODES - 1 and all(one["current"] for one in own) else None
 
 
 @contextlib.contextmanager

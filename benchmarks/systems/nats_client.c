@@ -23,6 +23,7 @@
 #include <unistd.h>
 
 #define STREAM "bench"
+#define SERVERS_MAX 16
 static const unsigned char MAGIC[8] = {0xf1, 'L', 'Y', 'B', 'E', 'N', 'C', 'H'};
 
 static void fail(const char *format, ...) {
@@ -54,8 +55,12 @@ static void sleep_until(uint64_t due_ns) {
 static natsConnection *connect_to(const char *urls) {
     natsOptions *options;
     natsConnection *connection;
+    const char *servers[SERVERS_MAX];
+    int count = 0;
+    char *rest = strdup(urls);
+    for (char *one; (one = strsep(&rest, ",")) && count < SERVERS_MAX;) servers[count++] = one;
     check(natsOptions_Create(&options), "options");
-    check(natsOptions_SetURL(options, urls), "url");
+    check(natsOptions_SetServers(options, servers, count), "urls");
     check(natsOptions_SetMaxReconnect(options, -1), "reconnect");
     check(natsOptions_SetReconnectWait(options, 20), "reconnect");
     check(natsConnection_Connect(&connection, options), "connect");
