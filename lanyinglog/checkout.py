@@ -22,6 +22,18 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENT = ROOT / ".venv"
 PYTHON_MIN = (3, 11)
+_IMPORTS = (
+    "anyio",
+    "click",
+    "google_crc32c",
+    "lmdb",
+    "msgpack",
+    "pysyncobj",
+    "rich",
+    "structlog",
+    "trio",
+    "zstandard",
+)
 NO_VENV_VARIABLE = "LANYINGLOG_NO_VENV"
 _INSIDE_VARIABLE = "LANYINGLOG_INSIDE_VENV"  # set for the program inside, so that it can't start itself for ever
 _NEWER = [f"python3.{minor}" for minor in range(20, PYTHON_MIN[1] - 1, -1)]
@@ -33,12 +45,15 @@ def is_checkout() -> bool:
 
 
 def ensure(arguments: list[str], *, extra: str | None = None) -> None:
-    """Returns when this process runs in the checkout's environment; if it doesn't, becomes one that does.
+    """Returns when this process runs in the checkout's environment; if it doesn't, becomes one that does. Without
+    ``extra`` any environment will do that has what the package imports.
 
     ``arguments`` are what the interpreter of the environment is started with: the program that calls this, again.
     ``extra`` is an extra of the package to install, too. Exits with a sentence and code 1 if there is no way.
     """
     if os.environ.get(NO_VENV_VARIABLE) or os.environ.get(_INSIDE_VARIABLE) == str(ENVIRONMENT) or not is_checkout():
+        return
+    if extra is None and sys.version_info >= PYTHON_MIN and all(map(importlib.util.find_spec, _IMPORTS)):
         return
     if sys.version_info < PYTHON_MIN:
         _restart_with_newer(arguments)

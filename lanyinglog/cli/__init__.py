@@ -26,6 +26,7 @@ import click
 import lanyinglog
 
 VERBS = {
+    "demo": ("lanyinglog.cli.demo:demo", "See the promises hold: a cluster, real lines, a kill, a subscriber."),
     "dev": ("lanyinglog.cli.dev:dev", "Run a cluster in the foreground; Ctrl-C stops it."),
     "cluster": ("lanyinglog.cli.cluster:cluster", "Start, stop and look at a cluster in the background."),
     "node": ("lanyinglog.cli.node:node", "Run one node in the foreground."),

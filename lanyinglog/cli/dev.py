@@ -6,15 +6,10 @@ back, in this cluster, while ``dev`` runs, and Ctrl-C here stops that one too.
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType
 from typing import NoReturn
 
 import click
@@ -22,13 +17,12 @@ import click
 from lanyinglog.cli import output, processes
 from lanyinglog.cli.cluster import idle_members, open_or_create, rows_of, wait_for_quorum
 from lanyinglog.cli.dev_view import View, view_of
-from lanyinglog.cli.directory import ClusterDirectory, Member, ProcessError, exclusive
+from lanyinglog.cli.directory import ClusterDirectory, ProcessError, exclusive
+from lanyinglog.cli.foreground import Started, ended_by_signals, spawn_tied
 from lanyinglog.cli.options import Verb, directory_option, format_option, option, timeout_option
 
 _LOOK_S = 0.5
 _ANSWER_S = 0.5
-
-Started = list[tuple[Member, "subprocess.Popen[bytes]"]]
 
 
 @click.command(cls=Verb)
@@ -40,28 +34,13 @@ Started = list[tuple[Member, "subprocess.Popen[bytes]"]]
 def dev(nodes: int | None, directory: Path | None, port: int | None, timeout_s: float, form: str) -> int:
     """Run a cluster of real node processes on this machine, in the foreground; Ctrl-C stops it."""
     with ExitStack() as stack:
-        stack.enter_context(_ended_by_signals())
+        stack.enter_context(ended_by_signals())
         if directory is None:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lanyinglog-")))
         try:
             _run(directory, nodes=nodes, port=port, timeout_s=timeout_s, form=form)
         except KeyboardInterrupt:
             return output.OK
-
-
-@contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP end this program as Ctrl-C does: with its nodes."""
-
-    def interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _run(directory: Path, *, nodes: int | None, port: int | None, timeout_s: float, form: str) -> NoReturn:
@@ -74,22 +53,12 @@ def _run(directory: Path, *, nodes: int | None, port: int | None, timeout_s: flo
                     f"nodes run in {directory} already; first: lanyinglog cluster stop --dir {directory}"
                 )
             stack.callback(processes.stop, cluster.members)
-            started = _spawn_tied(idle, stack)
+            started = spawn_tied(idle, stack)
             view = view_of(cluster, form)
             stack.callback(view.close)
             wait_for_quorum(cluster, started, timeout_s=timeout_s, seen=view.show)
         view.ready(started)
         _watch(cluster, started, view)
-
-
-def _spawn_tied(members: list[Member], stack: ExitStack) -> Started:
-    """Starts ``members`` so that they end with this process, whatever ends it (see `processes`)."""
-    reading, writing = os.pipe()
-    stack.callback(os.close, writing)
-    try:
-        return [(member, processes.spawn(member, tied=reading)) for member in members]
-    finally:
-        os.close(reading)
 
 
 def _watch(cluster: ClusterDirectory, started: Started, view: View) -> NoReturn:
