@@ -22,7 +22,7 @@ import trio
 
 from lanyinglog.batcher import BatcherLimits
 from lanyinglog.commit_loop import CommitLoop
-from lanyinglog.config import Address, NodeConfig
+from lanyinglog.config import Address, Limits, NodeConfig
 from lanyinglog.errors import ConfigError, CorruptEntry, LanyingError
 from lanyinglog.hosted_log import HostedLog
 from lanyinglog.log_core import LogCore
@@ -114,14 +114,7 @@ async def _run_log(
         timing=Timing(config.heartbeat_s, config.election_timeout_s),
         uniform=random.SystemRandom().uniform,
         now=trio.current_time(),
-        limits=BatcherLimits(
-            waiting_bytes_max=2 * limits.queue_bytes_max,
-            waiting_batches_max=2 * limits.queue_batches_max,
-            room_bytes_max=limits.queue_bytes_max,
-            room_batches_max=limits.queue_batches_max,
-            entry_bytes_max=limits.entry_bytes_max,
-            entries_in_flight_max=limits.entries_inflight_max,
-        ),
+        limits=_batcher_limits(limits),
         cache_bytes_max=limits.hot_cache_bytes_max,
     )
     loop = CommitLoop(core=core, store=store, send=lambda to, message: network.send(to, message))
@@ -157,6 +150,18 @@ async def _run_log(
         nursery.cancel_scope.cancel()
     with trio.CancelScope(shield=True), trio.move_on_after(5):
         await loop.finish()
+
+
+def _batcher_limits(limits: Limits) -> BatcherLimits:
+    """Connections stop reading at the limits; at twice as much a batch is refused."""
+    return BatcherLimits(
+        waiting_bytes_max=2 * limits.queue_bytes_max,
+        waiting_batches_max=2 * limits.queue_batches_max,
+        room_bytes_max=limits.queue_bytes_max,
+        room_batches_max=limits.queue_batches_max,
+        entry_bytes_max=limits.entry_bytes_max,
+        entries_in_flight_max=limits.entries_inflight_max,
+    )
 
 
 async def _hand_over(hosted: HostedLog) -> None:
