@@ -134,15 +134,13 @@ async def _run_log(
         connected=network.is_connected,
         own_addresses=(client_address, str(config.peers[config.node])),
     )
-    gc.collect()
-    gc.freeze()  # what lives as long as the process need not be walked again
+    _settle_memory()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(loop.run)
         nursery.start_soon(network.run, peer_listeners)
         identity = NodeIdentity(config.node, config.cluster)
-        await nursery.start(
-            partial(serve_clients, client_listeners, {LOG_NAME: hosted}, identity=identity, limits=limits)
-        )
+        serve = partial(serve_clients, client_listeners, {LOG_NAME: hosted}, identity=identity, limits=limits)
+        await nursery.start(serve)
         log.info("ready", node=config.node, client=client_address, peer=str(config.peers[config.node]))
         await _wait_for_signal()
         log.info("stopping", node=config.node)
@@ -150,6 +148,12 @@ async def _run_log(
         nursery.cancel_scope.cancel()
     with trio.CancelScope(shield=True), trio.move_on_after(5):
         await loop.finish()
+
+
+def _settle_memory() -> None:
+    """What lives as long as the process need not be walked by the garbage collector again."""
+    gc.collect()
+    gc.freeze()
 
 
 def _batcher_limits(limits: Limits) -> BatcherLimits:

@@ -17,11 +17,19 @@ import lanyinglog
 from lanyinglog.cli import program
 
 ROOT = Path(__file__).resolve().parent.parent
-TRACKED = [
-    ROOT / name
-    for name in subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
-    if (ROOT / name).is_file()
-]
+
+
+def _tracked() -> list[Path]:
+    """The project's files; where there is no git, those that look like them."""
+    try:
+        listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        found = [path for kind in ("*.py", "*.md", "*.toml") for path in ROOT.rglob(kind)]
+        return [path for path in found if not any(part.startswith(".") for part in path.relative_to(ROOT).parts)]
+    return [ROOT / name for name in listed.splitlines() if (ROOT / name).is_file()]
+
+
+TRACKED = _tracked()
 SOURCES = [path for path in TRACKED if path.suffix == ".py"]
 DOCUMENTS = [path for path in TRACKED if path.suffix == ".md"]
 FILE_LINES_MAX = 500
