@@ -11,6 +11,7 @@ belongs to one at a time.
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import AbstractAsyncContextManager, ExitStack
@@ -18,6 +19,7 @@ from datetime import datetime
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
+from weakref import WeakSet
 
 import anyio
 from anyio.from_thread import BlockingPortal, start_blocking_portal
@@ -53,7 +55,7 @@ def connect(
 
 
 class _Loop:
-    """The event loop in its thread."""
+    """The event loop in its thread. Python waits for it at its end: see `_close_all`."""
 
     def __init__(self, backend: str) -> None:
         self._stack = ExitStack()
@@ -63,12 +65,18 @@ class _Loop:
         # Left in reverse: first what `enter` entered, then all calls are cancelled, then the thread is waited for.
         self._stack.callback(self._cancel_calls)
         self._open = True
+        _open_loops.add(self)
 
     def call(self, function: Callable[..., Awaitable[T]], *args: Any) -> T:
         """Run ``function`` in the loop and wait for it; interrupted, it is cancelled there."""
         if not self._open:
             raise NotSent("the client is closed")
-        future = self._portal.start_task_soon(function, *args)
+        try:
+            future = self._portal.start_task_soon(function, *args)
+        except RuntimeError as error:
+            if self._open:
+                raise
+            raise NotSent("the client is closed") from error
         try:
             return future.result()
         except CancelledError as error:
@@ -98,10 +106,21 @@ class _Loop:
         """Leave what was entered, cancel all calls, end the thread."""
         if self._open:
             self._open = False
+            _open_loops.discard(self)
             self._stack.close()
 
     def _cancel_calls(self) -> None:
         self._portal.call(self._portal.stop, True)
+
+
+_open_loops: WeakSet[_Loop] = WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """What a program left open. Later, when threads run no more, the portal's own clean-up would wait for ever."""
+    for loop in list(_open_loops):
+        loop.close()
 
 
 class Client:
@@ -302,6 +321,7 @@ class Subscription:
     def __init__(self, loop: _Loop, made: subscription.Subscription) -> None:
         self._loop = loop
         self._subscription = made
+        self._fetching = loop.make(anyio.Lock)
         self._fetched: list[Message] = []
         self._batch: list[Message] = []
         self._at = 0
@@ -367,8 +387,13 @@ class Subscription:
         return batch
 
     async def _fetch(self, timeout: float | None) -> None:
-        if not self._fetched:
-            self._fetched = await _within(timeout, self._subscription.next_batch)
+        await _within(timeout, self._fetch_once)
+
+    async def _fetch_once(self) -> None:
+        # A call that was interrupted may still be at it: wait for its end, and take what it has fetched.
+        async with self._fetching:
+            if not self._fetched:
+                self._fetched = await self._subscription.next_batch()
 
 
 class BatchBuilder:

@@ -8,6 +8,7 @@ has its own trio loop, so that clients under test may run under asyncio, trio, o
 from __future__ import annotations
 
 import random
+import socket
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -20,7 +21,7 @@ from memory_service import MemoryLogService, MemoryTicket
 
 from lanyinglog.client.timing import Timing
 from lanyinglog.config import Limits
-from lanyinglog.errors import LanyingError, NotLeader
+from lanyinglog.errors import CorruptEntry, LanyingError, NotLeader
 from lanyinglog.record import BatchView
 from lanyinglog.service import Page
 from lanyinglog.session import NodeIdentity, serve_clients
@@ -40,6 +41,7 @@ class Node(MemoryLogService):
         self._log = log
         self.address = ""
         self.lag = 0  # messages that this node has not heard of yet
+        self.damaged: int | None = None  # a seq that this node can't read
 
     @property
     def last_seq(self) -> int:
@@ -59,6 +61,10 @@ class Node(MemoryLogService):
     async def read(self, *, after: int, filters: Sequence[str], messages_max: int, bytes_max: int) -> Any:
         if after >= self.last_seq:
             return Page((), after, 0, 0)
+        if self.damaged == after + 1:
+            raise CorruptEntry(f"the entry with seq {self.damaged} fails its CRC32C")
+        if self.damaged is not None:
+            messages_max = 1
         return await self._log.read(after=after, filters=filters, messages_max=messages_max, bytes_max=bytes_max)
 
     async def wait_beyond(self, seq: int) -> None:
@@ -193,11 +199,14 @@ class Loopback:
     def serve(self, handler: Callable[[trio.SocketStream], Awaitable[None]]) -> str:
         """One more server, which does whatever ``handler`` does; its address."""
 
-        async def start() -> str:
-            listeners = await self._nursery.start(partial(trio.serve_tcp, _shielded(handler), 0, host="127.0.0.1"))
-            return _address_of(listeners[0])
+        def start() -> str:
+            door = socket.create_server(("127.0.0.1", 0))
+            door.setblocking(False)
+            listener = trio.SocketListener(trio.socket.from_stdlib_socket(door))
+            self._nursery.start_soon(trio.serve_listeners, _shielded(handler), [listener])
+            return _address_of(listener)
 
-        return trio.from_thread.run(start, trio_token=self._token)
+        return self.do(start)
 
     # ------------------------------------------------------------------------------------------------------ thread
     def run(self, nodes: int) -> None:

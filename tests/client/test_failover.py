@@ -1,0 +1,188 @@
+"""Connections that break, nodes that freeze, leaders that change: everything once, in order (P2, P4, P5, P9)."""
+
+from __future__ import annotations
+
+import anyio
+import pytest
+from client.loopback import QUICK, Loopback, cutting
+from client.test_client import connect, go, read_all
+
+import lanyinglog
+from lanyinglog.errors import OutcomeUnknown, Unavailable
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_publisher_whose_connections_keep_breaking_stores_everything_once(
+    three: Loopback, backend: str, seed: int
+) -> None:
+    lines = [b"%06d" % place * (1 + place % 9) for place in range(8_000)]
+
+    async def main() -> None:
+        async with connect(three) as client:
+            async with cutting(three, seed, 1, 40_000), client.publisher(batch_bytes=4_000) as publisher:
+                for at in range(0, len(lines), 50):
+                    await publisher.send_many("t", lines[at : at + 50])
+            assert publisher.acknowledged == len(lines)
+            assert [message.payload for message in await read_all(client)] == lines
+        assert sum(proxy.connections for proxy in three.proxies) > 5, "they did break"
+
+    go(backend, main)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_subscription_whose_connections_keep_breaking_sees_everything_once(
+    three: Loopback, backend: str, seed: int
+) -> None:
+    async def main() -> None:
+        async with connect(three) as client:
+            async with client.publisher(batch_bytes=3_000) as publisher:
+                await publisher.send_many("t.a", [b"%06d" % place * 60 for place in range(6_000)])
+                await publisher.send_many("t.b", [b"%06d" % place for place in range(3_000)])
+            async with cutting(three, seed, 100_000, 700_000):
+                everything = [message.seq for message in await read_all(client)]
+                some = [message.seq for message in await read_all(client, "*.b")]
+                each: list[int] = []
+                async with client.subscribe("t.>", start=7_001, until="last") as messages:
+                    async for message in messages:
+                        each.append(message.seq)
+                        assert messages.next_seq == message.seq + 1 or message.seq == 9_000
+            assert everything == list(range(1, 9_001))
+            assert some == list(range(6_001, 9_001))
+            assert each == list(range(7_001, 9_001))
+        assert sum(proxy.connections for proxy in three.proxies) > 6, "they did break"
+
+    go(backend, main)
+
+
+def test_publishes_follow_the_leader(three: Loopback, backend: str) -> None:
+    async def main() -> None:
+        async with connect(three, 2) as client:
+            for place in (0, 1, 2, 1, 0):
+                three.lead(place)
+                await client.publish("t", b"%d" % place)
+            assert [message.payload for message in await read_all(client)] == [b"0", b"1", b"2", b"1", b"0"]
+
+    go(backend, main)
+
+
+@pytest.mark.parametrize("stored", [False, True], ids=["it was lost", "it was stored"])
+def test_a_batch_whose_leader_was_deposed_is_stored_once(three: Loopback, backend: str, stored: bool) -> None:
+    async def main() -> None:
+        three.log.held = True
+        acks: list[lanyinglog.Ack] = []
+
+        async def publish(client: lanyinglog.Client) -> None:
+            acks.append(await client.publish("t", b"x"))
+
+        async with connect(three) as client:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(publish, client)
+                await anyio.to_thread.run_sync(three.submitted.acquire)
+                if stored:
+                    # Its answer stays in the proxy, which is then cut.
+                    three.do(three.proxies[0].freeze)
+                    three.do(three.log.release)
+                    three.lead(1)
+                    three.do(three.proxies[0].cut)
+                else:
+                    three.depose(1, OutcomeUnknown("deposed"))
+                    three.do(three.log.release)
+            assert acks[0].duplicate == stored
+            assert [message.payload for message in await read_all(client)] == [b"x"]
+
+    go(backend, main)
+
+
+def test_a_leader_that_freezes_is_given_up(three: Loopback, backend: str) -> None:
+    async def main() -> None:
+        async with connect(three) as client:
+            await client.publish("t", b"1")
+            three.do(three.proxies[0].freeze)
+            three.lead(1)
+            assert (await client.publish("t", b"2", timeout=5)).seq == 2
+            assert [message.payload for message in await read_all(client)] == [b"1", b"2"]
+
+    go(backend, main)
+
+
+def test_a_leader_that_answers_pings_and_nothing_else_is_given_up(three: Loopback, backend: str) -> None:
+    async def main() -> None:
+        three.log.held = True
+        async with connect(three) as client:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(client.publish, "t", b"1")
+                await anyio.to_thread.run_sync(three.submitted.acquire)
+                before = three.proxies[0].connections
+                # The next try of the same batch: on a new connection, after `stall_s`.
+                await anyio.to_thread.run_sync(three.submitted.acquire)
+                assert three.proxies[0].connections > before
+                three.do(three.log.release)
+            assert len(await read_all(client)) == 1
+
+    go(backend, main)
+
+
+def test_a_subscription_leaves_a_node_that_freezes(three: Loopback, backend: str) -> None:
+    async def main() -> None:
+        async with connect(three, 2) as client, client.subscribe("t") as messages:
+            await client.publish("t", b"1")
+            assert (await anext(messages)).payload == b"1"
+            frozen = messages.server
+            three.do(three.proxies[2].freeze)
+            await client.publish("t", b"2")
+            assert (await anext(messages)).payload == b"2"
+            assert messages.server != frozen
+
+    go(backend, main)
+
+
+def test_an_idle_subscription_stays_where_it_is(cluster: Loopback, backend: str) -> None:
+    async def main() -> None:
+        async with connect(cluster) as client, client.subscribe("t") as messages:
+            before = cluster.proxies[0].connections
+            with anyio.move_on_after(2.5 * QUICK.silence_s):
+                await anext(messages)
+            assert cluster.proxies[0].connections == before
+            await client.publish("t", b"1")
+            assert (await anext(messages)).payload == b"1"
+
+    go(backend, main)
+
+
+def test_a_damaged_entry_is_read_from_another_node(three: Loopback, backend: str) -> None:
+    async def main() -> None:
+        async with connect(three, 1) as client:
+            await client.publish("t", b"1")
+            await client.publish("t", b"2")
+            three.nodes[1].damaged = 2
+            assert [message.payload for message in await read_all(client)] == [b"1", b"2"]
+
+    go(backend, main)
+
+
+def test_with_no_node_left_a_subscription_fails_in_time_and_can_go_on(three: Loopback, backend: str) -> None:
+    async def main() -> None:
+        async with connect(three) as client, client.subscribe("t", timeout=0.3) as messages:
+            await client.publish("t", b"1")
+            assert (await anext(messages)).seq == 1
+            for proxy in three.proxies:
+                proxy.refuses = True
+                three.do(proxy.cut)
+            with pytest.raises(Unavailable, match=r"within 0\.3 s"):
+                await anext(messages)
+            for proxy in three.proxies:
+                proxy.refuses = False
+            await client.publish("t", b"2")
+            assert (await anext(messages)).seq == 2
+
+    go(backend, main)
+
+
+def test_one_server_that_is_up_is_enough(three: Loopback, backend: str) -> None:
+    async def main() -> None:
+        servers = ["127.0.0.1:1", "127.0.0.1:2", three.servers[1]]
+        async with lanyinglog.connect(servers, timing=QUICK, timeout=5) as client:
+            assert (await client.publish("t", b"1")).seq == 1
+            assert len(await read_all(client)) == 1
+
+    go(backend, main)

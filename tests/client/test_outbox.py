@@ -1,0 +1,177 @@
+"""What becomes of messages before the pipeline: batches within bounds, in order, nothing lost, nothing doubled (P5)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lanyinglog import record, service
+from lanyinglog.client.acks import Pending
+from lanyinglog.client.outbox import Batch, Outbox, checked_payloads, encode, parcel_of
+from lanyinglog.errors import BadBatch, NotSent, OutcomeUnknown, TooManyTopics
+
+Sent = tuple[str, bytes, bytes | None, dict[str, str]]
+
+
+def outbox(batch_bytes: int = 1_000, batch_messages: int = 100, linger_s: float = 0.0, compression: int = 0) -> Outbox:
+    return Outbox(batch_bytes=batch_bytes, batch_messages=batch_messages, linger_s=linger_s, compression=compression)
+
+
+def messages_of(batch: Batch) -> list[Sent]:
+    """What a subscriber would see of ``batch``, which the broker must accept."""
+    view = record.parse_batch(record.encode_batch(bytes(16), 1, batch.runs))
+    assert (view.count, len(view.encoded)) == (batch.count, batch.bytes)
+    decoded = [record.decode_run(run, first_seq=1, timestamp=1) for run in batch.runs]
+    return [(one.topic, one.payload, one.key, dict(one.headers)) for run in decoded for one in run]
+
+
+SINGLE = st.tuples(
+    st.sampled_from(["a", "b", "long.topic.name"]),
+    st.binary(max_size=300),
+    st.one_of(st.none(), st.binary(max_size=20)),
+    st.one_of(st.none(), st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=2)),
+)
+MANY = st.tuples(st.sampled_from(["a", "b"]), st.lists(st.binary(max_size=90), max_size=60))
+
+
+@settings(max_examples=200, deadline=None)
+@given(calls=st.lists(st.one_of(SINGLE, MANY), max_size=25), compression=st.sampled_from([0, 1]), draw=st.data())
+def test_batches_hold_what_was_added_in_order_and_within_bounds(calls: Any, compression: int, draw: Any) -> None:
+    box = outbox(batch_bytes=1_200, batch_messages=30, compression=compression)
+    sent: list[Sent] = []
+    batches: list[Batch] = []
+    for call in calls:
+        if len(call) == 2:
+            topic, payloads = call
+            box.extend(topic, payloads)
+            sent += [(topic, payload, None, {}) for payload in payloads]
+        else:
+            topic, payload, key, headers = call
+            box.add(parcel_of(topic, payload, key, headers, None))
+            sent.append((topic, payload, key, headers or {}))
+        assert (box.messages > 0) == (box.bytes > 0)
+        if draw.draw(st.booleans()) and (batch := box.take()) is not None:
+            batches.append(batch)
+    while (batch := box.take()) is not None:
+        batches.append(batch)
+    assert [message for batch in batches for message in messages_of(batch)] == sent
+    assert (box.messages, box.bytes, box.added) == (0, 0, len(sent))
+    for batch in batches:
+        assert batch.count <= 30
+        assert batch.bytes - record.BATCH_HEADER_BYTES <= 1_200
+
+
+def test_each_waiter_gets_the_place_of_his_message() -> None:
+    box = outbox()
+    waiters = [Pending(1) for _ in range(3)]
+    for waiter in waiters:
+        box.extend("t", [b"nobody waits for me"])
+        box.add(parcel_of("t", b"x", None, None, waiter))
+    batch = box.take()
+    assert batch is not None
+    batch.settle(service.Ack(11, batch.count, 1_000))
+    assert [waiter.result()[0] for waiter in waiters] == [(12, 1_001, False), (14, 1_003, False), (16, 1_005, False)]
+
+
+def test_one_waiter_of_many_messages_gets_all_their_places() -> None:
+    box = outbox(batch_messages=10)
+    waiter = Pending(25)
+    box.extend("t", [b"x"] * 25, waiter)
+    seq = 1
+    while (batch := box.take()) is not None:
+        assert not waiter.done
+        batch.settle(service.Ack(seq, batch.count, seq))
+        seq += batch.count + 5  # others' messages between
+    acks = waiter.result()
+    assert [ack.seq for ack in acks] == [*range(1, 11), *range(16, 26), *range(31, 36)]
+    assert (len(acks), acks[-1].seq, acks[12].seq, [ack.seq for ack in acks[9:11]]) == (25, 35, 18, [10, 16])
+    assert (acks.first_seq, acks.last_seq) == (1, 35)
+    with pytest.raises(IndexError):
+        acks[25]
+
+
+PARTS: dict[str, tuple[list[Any], type[Exception]]] = {
+    "all failed": ([TooManyTopics("no"), TooManyTopics("no")], TooManyTopics),
+    "the second failed": ([service.Ack(1, 1, 1), TooManyTopics("no")], OutcomeUnknown),
+    "the first failed": ([TooManyTopics("no"), service.Ack(1, 1, 1)], OutcomeUnknown),
+}
+
+
+@pytest.mark.parametrize(("parts", "expected"), PARTS.values(), ids=PARTS)
+def test_a_part_that_failed_makes_the_whole_unknown(parts: list[Any], expected: type[Exception]) -> None:
+    waiter = Pending(2)
+    for part in parts:
+        waiter.settle(1, part)
+    for _ in range(2):
+        with pytest.raises(expected):
+            waiter.result()
+
+
+def test_a_whole_batch_stays_alone_and_in_its_place() -> None:
+    box = outbox()
+    box.extend("t", [b"before"])
+    box.add_whole(encode([parcel_of("t", b"whole", None, None, None)], 0))
+    box.extend("t", [b"behind"])
+    batches = [box.take() for _ in range(3)]
+    assert [messages_of(batch)[0][1] for batch in batches if batch] == [b"before", b"whole", b"behind"]
+    assert box.take() is None
+
+
+@pytest.mark.parametrize("taken", [0, 1], ids=["all still here", "some under way"])
+def test_withdrawing_drops_what_is_still_here(taken: int) -> None:
+    box = outbox(batch_messages=10)
+    mine, other = Pending(25), Pending(1)
+    box.extend("t", [b"x"] * 25, mine)
+    box.add(parcel_of("t", b"other", None, None, other))
+    for _ in range(taken):
+        box.take()
+    assert box.withdraw(mine) == 25 - 10 * taken
+    batch = box.take()
+    assert batch is not None
+    assert [message[1] for message in messages_of(batch)] == [b"other"]
+    assert (box.take(), box.messages, box.bytes) == (None, 0, 0)
+
+
+def test_a_batch_that_is_not_full_lingers_unless_someone_hurries() -> None:
+    box = outbox(linger_s=100.0, batch_messages=5)
+    assert box.ready_in(hurry=False) is None
+    assert box.extend("t", [b"x"]) is True
+    lingers = box.ready_in(hurry=False)
+    assert lingers is not None and 99 < lingers <= 100
+    assert box.ready_in(hurry=True) == 0.0
+    assert box.extend("t", [b"x"]) is False, "nothing new to take"
+    assert box.extend("t", [b"x"] * 4) is True, "a batch is full"
+    assert box.ready_in(hurry=False) == 0.0
+
+
+def test_what_does_not_shrink_is_sent_as_it_is() -> None:
+    noise = bytes(range(256)) * 2
+    batch = encode([parcel_of("t", noise, None, None, None)], record.CODEC_ZSTD)
+    assert batch.bytes < len(noise) + 200
+    assert messages_of(batch)[0][1] == noise
+
+
+def test_payloads_are_bytes_and_copied_if_they_can_change() -> None:
+    buffer = bytearray(b"abc")
+    (payload,) = checked_payloads("t", [buffer])  # type: ignore[list-item]
+    buffer[0] = 0
+    assert payload == b"abc"
+    with pytest.raises(TypeError, match="payload must be bytes, not str"):
+        checked_payloads("t", [b"fine", "text"])  # type: ignore[list-item]
+    with pytest.raises(BadBatch):
+        checked_payloads("t", [b"fine", bytes(1 << 20)])
+
+
+def test_an_error_is_copied_for_each_caller() -> None:
+    waiter = Pending(1)
+    waiter.settle(1, NotSent("why", hint="where"))
+    raised = []
+    for _ in range(2):
+        with pytest.raises(NotSent) as caught:
+            waiter.result()
+        raised.append(caught.value)
+    assert raised[0] is not raised[1]
+    assert (raised[1].message, raised[1].hint) == ("why", "where")
