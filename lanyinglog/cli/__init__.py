@@ -16,7 +16,6 @@ A verb's module is imported when the verb is called, so that ``--help`` and a sh
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -24,6 +23,7 @@ from importlib import import_module
 import click
 
 import lanyinglog
+from lanyinglog.cli.output import give_up_stdout
 
 VERBS = {
     "demo": ("lanyinglog.cli.demo:demo", "See the promises hold: a cluster, real lines, a kill, a subscriber."),
@@ -88,16 +88,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         return 130
     except BrokenPipeError:
-        _give_up_stdout()
+        give_up_stdout()
         return 0
     return code if isinstance(code, int) else 0
-
-
-def _give_up_stdout() -> None:
-    """Lets the interpreter's own flush at exit go nowhere: who read our output, as ``head`` does, has enough."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
-from lanyinglog.cli.output import exit_code, print_error
+from lanyinglog.cli.output import OK, exit_code, give_up_stdout, print_error
 from lanyinglog.config import CLIENT_LISTEN, CLIENT_PORT, ENVIRONMENT_PREFIX, Address, parse_addresses
 from lanyinglog.errors import ConfigError, LanyingError, Outcome
 
@@ -29,7 +29,8 @@ class Verb(click.Command):
         except LanyingError as error:
             failure = error
         except BrokenPipeError:
-            raise
+            give_up_stdout()  # here, before click makes an error of it
+            return OK
         except OSError as error:
             failure = SystemFailure(f"{error.filename or ''}: {error.strerror or error}".removeprefix(": "))
         print_error(failure, form=ctx.params.get("form") or "auto")

@@ -8,6 +8,7 @@ and ``outcome`` are the wire's words (`lanyinglog.errors`).
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -114,6 +115,13 @@ def print_error(error: LanyingError, *, form: str) -> None:
         return
     advice = "" if isinstance(error, ConfigError | BadRequest) else f"\n  advice: {error.advice}"
     sys.stderr.write(f"lanyinglog: {error.message}{advice}\n")
+
+
+def give_up_stdout() -> None:
+    """Lets the interpreter's own flush at exit go nowhere: who read our output, as ``head`` does, has enough."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def note(text: str) -> None:

@@ -1,0 +1,111 @@
+"""Starting, stopping, hurting and checking a cluster through the command line."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from real_programs import Cluster, run
+
+from lanyinglog.cli.processes import free_port
+
+
+def test_start_starts_what_is_not_running(cluster: Cluster) -> None:
+    before = {row["node"]: row["pid"] for row in cluster.status().rows}
+    os.kill(before["n2"], signal.SIGKILL)
+    started = cluster.start()
+    assert started.code == 0, started.err
+    after = {row["node"]: row["pid"] for row in cluster.status().rows}
+    assert after["n2"] != before["n2"]
+    assert (after["n1"], after["n3"]) == (before["n1"], before["n3"])
+
+
+def test_leadership_moves_on_request(cluster: Cluster) -> None:
+    moved = run("cluster", "transfer", "--dir", str(cluster.directory))
+    assert moved.code == 0, moved.err
+    (leader,) = [row["node"] for row in cluster.status().rows if row["role"] == "leader"]
+    assert moved.rows[0]["leader"] == leader
+    refused = run("cluster", "transfer", "--dir", str(cluster.directory), "--to", "n9")
+    assert refused.code == 1 and "n9" in refused.err
+
+
+def test_a_stopped_cluster_has_no_quorum_and_keeps_its_data(tmp_path: Path) -> None:
+    made = Cluster(tmp_path / "c", free_port(nodes=3))
+    try:
+        assert made.start().code == 0
+        run("publish", "kept", "x", "--server", made.server)
+        assert made.stop().code == 0
+        down = made.status()
+        assert down.code == 3
+        assert {row["role"] for row in down.rows} == {"unreachable"}
+        _flip_a_byte_and_verify(made)
+        assert made.start().code == 0
+        found = run("subscribe", "kept", "--from", "first", "--count", "1", "--server", made.server)
+        assert found.rows[0]["payload"] == "x"
+    finally:
+        made.stop()
+
+
+def _flip_a_byte_and_verify(made: Cluster) -> None:
+    assert run("verify", str(made.directory)).code == 0
+    file = made.directory / "n1" / "data" / "main" / "data.mdb"
+    content = bytearray(file.read_bytes())
+    at = content.index(b"kept")
+    content[at] ^= 1
+    file.write_bytes(content)
+    damaged = run("verify", str(made.directory))
+    assert damaged.code == 4
+    assert [row["ok"] for row in damaged.rows] == [False, True, True]
+    assert "entry" in str(damaged.rows[0]["problems"])
+    content[at] ^= 1
+    file.write_bytes(content)
+
+
+def test_a_taken_port_is_an_error_in_words(tmp_path: Path) -> None:
+    port = free_port(nodes=3)
+    with socket.create_server(("127.0.0.1", port + 1)):
+        refused = run("cluster", "start", "--dir", str(tmp_path / "c"), "--port", str(port))
+    assert refused.code == 1
+    assert str(port + 1) in refused.err and "taken" in refused.err
+
+
+def test_a_node_does_not_bind_beyond_loopback_unless_told(tmp_path: Path) -> None:
+    refused = run(
+        "node", "--id", "n1", "--data", str(tmp_path / "n1"), "--client-listen", "0.0.0.0:0",
+        "--peer-listen", "127.0.0.1:0", "--peers", "n1=127.0.0.1:1",
+    )  # fmt: skip
+    assert refused.code == 2
+    assert "i_accept_an_open_unencrypted_port" in refused.err
+
+
+def test_dev_ends_with_ctrl_c_and_leaves_nothing() -> None:
+    port = free_port(nodes=1)
+    dev = [sys.executable, "-m", "lanyinglog", "dev", "--nodes", "1", "--port", str(port), "--format", "json"]
+    with subprocess.Popen(dev, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()
+            assert run("publish", "dev", "x", "--server", f"127.0.0.1:{port}").code == 0
+            process.send_signal(signal.SIGINT)
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def test_verify_says_when_there_is_nothing_to_check(tmp_path: Path) -> None:
+    assert run("verify", str(tmp_path)).code == 1
+    assert run("verify", str(tmp_path / "absent")).code == 2
+
+
+def test_the_demo_holds(tmp_path: Path) -> None:
+    file = tmp_path / "lines"
+    file.write_bytes(b"".join(b"line %d\n" % number for number in range(2_000)))
+    shown = run("demo", "--file", str(file))
+    assert shown.code == 0, shown.err
+    assert b"all 2,000 lines, byte for byte, each once, in order" in shown.out

@@ -1,0 +1,120 @@
+"""publish, subscribe, topics and status against real nodes: formats and exit codes that scripts rely on."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from real_programs import Cluster, run
+
+STATUS_KEYS = {"node", "pid", "client", "peer", "role", "term", "commit", "applied", "last_seq", "lag"}
+
+
+def test_a_file_comes_back_byte_for_byte(cluster: Cluster, tmp_path: Path) -> None:
+    source = random.Random(1)
+    lines = [source.randbytes(source.randrange(120)).replace(b"\n", b"") for _ in range(3_000)]
+    lines += [b"", b"\r", "订单".encode(), b"x" * 300_000, b"the end"]
+    file = tmp_path / "lines"
+    file.write_bytes(b"\n".join(lines) + b"\n")
+    ending = run("publish", "bytes", "--file", str(file), "--server", cluster.server).rows[-1]
+    assert set(ending) == {"acknowledged", "first_seq", "last_seq", "seconds"}
+    assert ending["acknowledged"] == len(lines) == ending["last_seq"] - ending["first_seq"] + 1
+    back = run(
+        "subscribe", "bytes", "--from", "first", "--until", "last", "--format", "raw", "--server", cluster.server
+    )
+    assert back.out == file.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("given", "lines"),
+    [
+        pytest.param(b"a\nb\n", [b"a", b"b"], id="ends with a newline"),
+        pytest.param(b"a\nb", [b"a", b"b"], id="ends without one"),
+        pytest.param(b"\n\n", [b"", b""], id="empty lines"),
+        pytest.param(b"", [], id="nothing"),
+        pytest.param(b"a\r\n\xff\n", [b"a\r", b"\xff"], id="no text"),
+    ],
+)
+def test_standard_input_is_read_line_by_line(cluster: Cluster, given: bytes, lines: list[bytes]) -> None:
+    topic = f"stdin.{given.hex() or 'nothing'}"
+    done = run("publish", topic, "--file", "-", "--server", cluster.server, stdin=given)
+    assert (done.code, done.rows[-1]["acknowledged"]) == (0, len(lines))
+    back = run("subscribe", topic, "--from", "first", "--until", "last", "--server", cluster.server, "--format", "raw")
+    assert back.out == b"".join(line + b"\n" for line in lines)
+
+
+def test_a_message_in_json_has_all_its_fields(cluster: Cluster) -> None:
+    run("publish", "json.text", "héllo", "--key", "k", "--header", "a=b=c", "--server", cluster.server)
+    run("publish", "json.bytes", "--file", "-", "--server", cluster.server, stdin=b"\xff\xfe\n")
+    text, binary = run("subscribe", "json.*", "--from", "first", "--until", "last", "--server", cluster.server).rows
+    assert set(text) == {"seq", "timestamp", "topic", "key", "headers", "payload"}
+    assert (text["topic"], text["key"], text["headers"], text["payload"]) == ("json.text", "k", {"a": "b=c"}, "héllo")
+    assert binary["payload_b64"] == "//4=" and "payload" not in binary
+    assert binary["seq"] > text["seq"] and binary["timestamp"] > text["timestamp"]
+
+
+def test_a_subscription_begins_and_ends_where_it_is_told(cluster: Cluster) -> None:
+    seqs = [run("publish", "place", str(n), "--server", cluster.server).rows[0]["first_seq"] for n in range(4)]
+    times = [row["timestamp"] for row in run("subscribe", "place", "--from", "first", "--count", "4",
+                                             "--server", cluster.server).rows]  # fmt: skip
+    for start, until in [(str(seqs[1]), str(seqs[2])), (str(times[1]), str(seqs[2]))]:
+        found = run("subscribe", "place", "--from", start, "--until", until, "--server", cluster.server).rows
+        assert [row["payload"] for row in found] == ["1", "2"]
+
+
+def test_a_reader_that_has_enough_is_no_error(cluster: Cluster) -> None:
+    run("publish", "pipe", "--file", "-", "--server", cluster.server, stdin=b"line\n" * 20_000)
+    subscribe = [sys.executable, "-m", "lanyinglog", "subscribe", "pipe", "--from", "first", "--server", cluster.server]
+    with subprocess.Popen(subscribe, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert b"line" in process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(30) == 0
+        assert process.stderr.read() == b""
+
+
+def test_status_and_topics_have_their_fields(cluster: Cluster) -> None:
+    run("publish", "listed", "one", "--server", cluster.server)
+    for rows in (run("status", "--server", cluster.server).rows, cluster.status().rows):
+        assert [row["node"] for row in rows] == ["n1", "n2", "n3"]
+        assert all(set(row) == STATUS_KEYS for row in rows)
+        assert sorted(row["role"] for row in rows) == ["follower", "follower", "leader"]
+    (topic,) = [row for row in run("topics", "--server", cluster.server).rows if row["topic"] == "listed"]
+    assert topic["messages"] == 1
+
+
+def test_the_server_can_come_from_the_environment(cluster: Cluster) -> None:
+    done = run("publish", "environment", "x", environment={"LANYINGLOG_SERVER": cluster.server})
+    assert done.code == 0, done.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        pytest.param(["publish", "a b", "x"], 2, "topic", id="a bad topic"),
+        pytest.param(["publish", "a"], 2, "TEXT or a --file", id="nothing to publish"),
+        pytest.param(["publish", "a", "x", "--header", "novalue"], 2, "NAME=VALUE", id="a bad header"),
+        pytest.param(["publish", "a", "--file", "/does/not/exist"], 2, "does not exist", id="no such file"),
+        pytest.param(["subscribe", ">", "--from", "yesterday"], 2, "--from", id="a bad start"),
+        pytest.param(["subscribe", ">", "--until", "never"], 2, "last nor a seq", id="a bad end"),
+        pytest.param(["publish", "a", "x", "--server", "127.0.0.1:1", "--timeout", "1"], 3, "1 s", id="nobody there"),
+        pytest.param(["status", "--server", "127.0.0.1:1"], 3, "no node answers", id="no status"),
+        pytest.param(["nonsense"], 2, "nonsense", id="no such verb"),
+    ],
+)
+def test_an_error_has_its_code_and_its_words(cluster: Cluster, arguments: list[str], code: int, words: str) -> None:
+    done = run(*arguments, environment={"LANYINGLOG_SERVER": cluster.server})
+    assert done.code == code, done
+    assert words in done.err
+    assert "Traceback" not in done.err
+
+
+def test_a_line_without_end_is_refused_and_told_what_is_stored(cluster: Cluster) -> None:
+    given = b"fits\n" + b"x" * (2 << 20)
+    done = run("publish", "long", "--file", "-", "--server", cluster.server, stdin=given)
+    assert done.code == 1
+    assert "longer than" in done.err
+    assert set(done.rows[-1]) == {"acknowledged", "first_seq", "last_seq", "seconds"}
