@@ -1,7 +1,10 @@
 """``python3 tests``: everything that has to pass, on a machine with nothing but a Python.
 
-Without arguments: format, lint, types and all tests. With arguments: pytest alone, with these arguments.
-Hypothesis gets a fresh seed each time, which is printed; ``python3 tests --hypothesis-seed=N`` repeats a run.
+Without arguments: format, lint, types, all tests, five minutes of simulated clusters on fresh seeds, and the quick form
+of the checks on real processes. With arguments: pytest alone, with these arguments.
+
+Whatever is random says its seed: ``python3 tests --hypothesis-seed=N`` repeats a run of the tests, ``python3 jepsen-style
+simulate --from-seed N --seeds 1`` a simulated cluster.
 """
 
 from __future__ import annotations
@@ -19,33 +22,43 @@ sys.path[0] = str(ROOT)
 
 from lanyinglog import checkout  # noqa: E402
 
-CHECKS = {
-    "format": ["ruff", "format", "--check", "."],
-    "lint": ["ruff", "check", "."],
-    "types": ["mypy"],
+SIMULATED_S = 300
+STAGES = {
+    "format": ["-m", "ruff", "format", "--check", "."],
+    "lint": ["-m", "ruff", "check", "."],
+    "types": ["-m", "mypy"],
+    "tests": ["-m", "pytest"],
+    "simulation": ["jepsen-style", "simulate", "--seconds", str(SIMULATED_S), "--jobs", "2"],
+    "checks": ["jepsen-style", "check", "--quick"],
 }
+"""What runs, in this order; each is an argument list for this interpreter."""
 
 
 def main(arguments: list[str]) -> int:
     """Runs what ``arguments`` ask for; 0 if all of it passed."""
     checkout.ensure([__file__, *arguments], extra="test")
     os.chdir(ROOT)
-    failed = [] if arguments else [name for name, command in CHECKS.items() if not _passes(name, command)]
-    if not any(argument.startswith("--hypothesis-seed") for argument in arguments):
-        arguments = [*arguments, f"--hypothesis-seed={secrets.randbelow(2**32)}"]
-    if not _passes("tests", ["pytest", *arguments]):
-        failed.append("tests")
+    if arguments:
+        return 0 if _passes("tests", [*STAGES["tests"], *_seeded(arguments)]) else 1
+    commands = {**STAGES, "tests": [*STAGES["tests"], *_seeded([])]}
+    failed = [name for name, command in commands.items() if not _passes(name, command)]
     if failed:
         print(f"failed: {', '.join(failed)}", flush=True)
     return 1 if failed else 0
 
 
+def _seeded(arguments: list[str]) -> list[str]:
+    """``arguments`` of pytest with a fresh seed, unless they name one."""
+    if any(argument.startswith("--hypothesis-seed") for argument in arguments):
+        return arguments
+    return [*arguments, f"--hypothesis-seed={secrets.randbelow(2**32)}"]
+
+
 def _passes(name: str, command: list[str]) -> bool:
-    print(f"== {name}: {' '.join(command)}", flush=True)
+    print(f"== {name}: python {' '.join(command)}", flush=True)
     began = time.monotonic()
-    passed = subprocess.run([sys.executable, "-m", *command], check=False).returncode == 0
-    if not passed or name != "tests":
-        print(f"   {'ok' if passed else 'FAILED'} in {time.monotonic() - began:.1f} s", flush=True)
+    passed = subprocess.run([sys.executable, *command], check=False).returncode == 0
+    print(f"   {'ok' if passed else 'FAILED'} in {time.monotonic() - began:.1f} s", flush=True)
     return passed
 
 
