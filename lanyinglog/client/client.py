@@ -228,6 +228,7 @@ class Client:
         cursor = Cursor(check_filters(filter), parse_start(start, start_timestamp), until=parse_until(until))
         return Subscription(
             self._servers,
+            self._tasks,
             cursor,
             timeout=self._timeout if timeout is None else check_timeout(timeout),
             newest=self._newest_seq,

@@ -1,11 +1,12 @@
 """A subscription: drives a `Cursor` over one connection after another, in the task of whoever iterates.
 
-There is no task and no queue behind it: what is not asked for stays at the node, which sends no more than it has
-credit for (P8), and a slow subscriber slows nobody else down, for each subscription has a connection of its own.
+There is no queue behind it: what is not asked for stays at the node, which sends no more than it has credit for (P8),
+and a slow subscriber slows nobody else down, for each subscription has a connection of its own.
 
 A connection is given up when it ends, when its node is silent although it was asked (`Timing.silence_s`), or when the
 node says that it can't serve. The next one is to another node if there is one, and begins exactly where the last one
-ended. Cancelling a wait loses nothing: what has arrived stays for the next call.
+ended. Cancelling a wait loses nothing: what has arrived stays for the next call, and looking for another node, which
+takes longer than some callers wait, goes on meanwhile in a task of the client's.
 """
 
 from __future__ import annotations
@@ -15,21 +16,31 @@ from types import TracebackType
 from typing import Self
 
 import anyio
+from anyio.abc import TaskGroup
 
+from lanyinglog import record
 from lanyinglog.client.cursor import Cursor
 from lanyinglog.client.leader import Servers
 from lanyinglog.client.link import Link, LinkLost
 from lanyinglog.client.timing import Backoff
 from lanyinglog.config import Address
 from lanyinglog.errors import BadBatch, BadRequest, ContinuityError, LanyingError, Unavailable
-from lanyinglog.record import MESSAGES_MAX, Message
 from lanyinglog.wire.connection import Received
-from lanyinglog.wire.messages import Credit, Error, Origin, Ping, Pong, Push, Subscribe, Subscribed
+from lanyinglog.wire.messages import Credit, Error, Message, Origin, Ping, Pong, Push, Subscribe, Subscribed
 
 CREDIT_BYTES = 4 << 20
 """What the node may send before it hears from us; topped up when half of it is used: it need not wait for us."""
-CREDIT_MESSAGES = 16 * MESSAGES_MAX
+CREDIT_MESSAGES = 16 * record.MESSAGES_MAX
 """The same in messages: a count that is rarely reached, for bytes are the bound."""
+
+
+class _Attempt:
+    """To get a connection; ``error`` is why there is none."""
+
+    def __init__(self) -> None:
+        self.scope = anyio.CancelScope()
+        self.done = anyio.Event()
+        self.error: Exception | None = None
 
 
 class Subscription:
@@ -42,6 +53,7 @@ class Subscription:
     def __init__(
         self,
         servers: Servers,
+        tasks: TaskGroup,
         cursor: Cursor,
         *,
         timeout: float,
@@ -49,6 +61,7 @@ class Subscription:
         until_last: bool = False,
     ) -> None:
         self._servers = servers
+        self._tasks = tasks
         self._timing = servers.timing
         self._cursor = cursor
         self._timeout = timeout
@@ -57,13 +70,14 @@ class Subscription:
         self._guard = anyio.ResourceGuard("iterating over a subscription")
         self._backoff = Backoff(servers.timing)
         self._link: Link | None = None
+        self._attempt: _Attempt | None = None  # under way, or failed and not yet told
         self._request = 0
         self._avoid: Address | None = None
         self._troubled_at: float | None = None  # since when no node has been of use
         self._tries = 0  # to connect, since then
         self._spent_bytes = self._spent_messages = 0  # of the credit
         self._damaged_at: int | None = None  # behind which seq a run was not readable
-        self._batch: list[Message] = []
+        self._batch: list[record.Message] = []
         self._at = 0  # how many of them were handed out
         self._closed = False
 
@@ -98,6 +112,8 @@ class Subscription:
         """End it. What has arrived and was not handed out is dropped."""
         self._closed = True
         self._batch, self._at = [], 0
+        if self._attempt is not None:
+            self._attempt.scope.cancel()
         await self._drop_link()
 
     @property
@@ -122,7 +138,7 @@ class Subscription:
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Message:
+    async def __anext__(self) -> record.Message:
         at = self._at
         if at == len(self._batch):
             self._batch, self._at = await self._wait_batch(), 0
@@ -132,12 +148,12 @@ class Subscription:
         self._at = at + 1
         return self._batch[at]
 
-    async def batches(self) -> AsyncIterator[list[Message]]:
+    async def batches(self) -> AsyncIterator[list[record.Message]]:
         """The same messages, in lists of up to some thousands: what there is, never empty, never waiting for more."""
         while batch := await self.next_batch():
             yield batch
 
-    async def next_batch(self) -> list[Message]:
+    async def next_batch(self) -> list[record.Message]:
         """The next list of messages; empty when there are no more, that is, behind ``until``.
 
         Raises `Unavailable` when no node could be of use for the timeout; call again to try again. Raises
@@ -148,7 +164,7 @@ class Subscription:
             return rest
         return await self._wait_batch()
 
-    async def _wait_batch(self) -> list[Message]:
+    async def _wait_batch(self) -> list[record.Message]:
         with self._guard:
             while not self._closed:
                 try:
@@ -177,7 +193,7 @@ class Subscription:
         """One step: more from the node, or another connection."""
         try:
             if self._link is None:
-                await self._reconnect()
+                await self._wait_connected()
             else:
                 await self._return_credit(self._link)
                 for received in await self._receive(self._link):
@@ -187,6 +203,35 @@ class Subscription:
         except LanyingError:
             await self._drop_link()
             raise
+
+    async def _wait_connected(self) -> None:
+        """Returns when there is a connection, or raises why there is none."""
+        if self._attempt is None:
+            if self._tasks.cancel_scope.cancel_called:
+                raise Unavailable("the client is closed")
+            self._attempt = _Attempt()
+            self._tasks.start_soon(self._try_to_connect, self._attempt)
+        attempt = self._attempt
+        await attempt.done.wait()
+        if attempt.error is not None:
+            self._attempt = None
+            raise attempt.error
+
+    async def _try_to_connect(self, attempt: _Attempt) -> None:
+        try:
+            with attempt.scope:
+                await self._reconnect()
+        except (LinkLost, LanyingError) as error:
+            attempt.error = error
+        except anyio.get_cancelled_exc_class():
+            attempt.error = Unavailable("the client is closed")
+            raise
+        finally:
+            if attempt.error is None:
+                self._attempt = None
+            attempt.done.set()
+            if self._closed:
+                await self._drop_link()
 
     async def _reconnect(self) -> None:
         if self._troubled_at is None:
@@ -240,7 +285,7 @@ class Subscription:
             return
         credit = Credit(self._spent_messages, self._spent_bytes)
         self._spent_bytes = self._spent_messages = 0
-        await link.send(credit, self._request)
+        await self._send(link, credit, self._request)
 
     async def _receive(self, link: Link) -> list[Received]:
         """The next messages of the node. A silent one is asked once, then given up."""
@@ -251,8 +296,12 @@ class Subscription:
             if asked:
                 raise LinkLost(f"{link.address} was silent for {self._timing.silence_s:g} s")
             asked = True
-            with anyio.move_on_after(self._timing.silence_s / 2):
-                await link.send(Ping(), link.new_request())
+            await self._send(link, Ping(), link.new_request())
+
+    async def _send(self, link: Link, message: Message, request: int) -> None:
+        """Half a frame would cost the connection, so a caller who is cancelled waits for these few bytes."""
+        with anyio.move_on_after(self._timing.silence_s, shield=True):
+            await link.send(message, request)
 
     def _take_in(self, link: Link, received: Received) -> None:
         message = received.message
