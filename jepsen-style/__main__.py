@@ -17,6 +17,7 @@ from lanyinglog import checkout  # noqa: E402
 
 COMMANDS = {
     "simulate": ("simulator.command", "whole clusters in one process, under a virtual clock and one random source"),
+    "run": ("suite.command", "real processes, real faults, a history, checkers and a report"),
     "check": ("acceptance.command", "the promises of the main job, one by one, on real processes"),
 }
 

@@ -1,0 +1,150 @@
+"""Where faults happen: the cluster, its links, and the book in which every fault is written down.
+
+A fault is ordered by the schedule (`Order`), finds its victims here (`Arena.take`: nobody is hit twice at the same
+time), writes down what it does (`Arena.told`), and undoes it when its time is over. Faults run in threads of their own.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from suite.cluster import Cluster
+from suite.links import Layers, client_link, peer_link
+
+LEADER, FOLLOWER, ANY, MINORITY, MAJORITY, ALL = "leader", "follower", "any", "minority", "majority", "all"
+LEADER_WAIT_S = 2.0
+
+
+class Skipped(Exception):
+    """The fault could not happen: no node for it is free, or there is no leader."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One fault of the schedule: when (seconds into the run), for how long, which, to whom, and how exactly."""
+
+    number: int
+    start_s: float
+    seconds: float
+    fault: str
+    target: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    seed: int = 0
+
+
+@dataclass(slots=True)
+class Happened:
+    """A fault as it was: ``words`` say what was done; times in ns since the run began, ``t1`` 0 while it lasts."""
+
+    number: int
+    fault: str
+    words: str
+    nodes: tuple[str, ...]
+    hit_leader: bool
+    t0: int
+    t1: int = 0
+
+
+class Arena:
+    """See the module."""
+
+    def __init__(self, cluster: Cluster, layers: Layers, *, epoch_ns: int) -> None:
+        self.cluster = cluster
+        self.layers = layers
+        self.over = threading.Event()
+        """The run is over: faults end early."""
+        self.book: list[Happened] = []
+        self.skipped = 0
+        self.remarks: list[tuple[str, str, int]] = []
+        """Anomalies that a fault saw itself: name, words, ns."""
+        self._held: set[str] = set()
+        self._lock = threading.Lock()
+        self._epoch_ns = epoch_ns
+
+    def now(self) -> int:
+        """Nanoseconds since the run began."""
+        return time.monotonic_ns() - self._epoch_ns
+
+    def hold(self, order: Order) -> None:
+        """Waits as long as the fault is to last, or until the run is over."""
+        self.over.wait(order.seconds)
+
+    # ----------------------------------------------------------------------------------------------------- victims
+    @contextmanager
+    def take(self, order: Order) -> Iterator[list[str]]:
+        """The nodes that ``order.target`` means, nobody else's until the context ends. `Skipped` if there are none."""
+        leader = self._wait_leader() if order.target in (LEADER, FOLLOWER) else None
+        with self._lock:
+            free = [name for name in self.cluster.names if name not in self._held and self.cluster.nodes[name].running]
+            chosen = self._choose(order, free, leader)
+            if not chosen:
+                self.skipped += 1
+                raise Skipped(f"{order.fault}: no {order.target} is free")
+            self._held.update(chosen)
+        try:
+            yield chosen
+        finally:
+            with self._lock:
+                self._held.difference_update(chosen)
+
+    def _choose(self, order: Order, free: list[str], leader: str | None) -> list[str]:
+        source = random.Random(order.seed)
+        count = len(self.cluster.names)
+        if order.target == LEADER:
+            return [leader] if leader in free else []
+        if order.target == FOLLOWER:
+            others = [name for name in free if name != leader]
+            return [source.choice(others)] if others else []
+        if order.target == ANY:
+            return [source.choice(free)] if free else []
+        wanted = {MINORITY: (count - 1) // 2, MAJORITY: count // 2 + 1, ALL: count}[order.target]
+        return source.sample(free, wanted) if len(free) >= wanted else []
+
+    def _wait_leader(self) -> str | None:
+        deadline = time.monotonic() + LEADER_WAIT_S
+        while (leader := self.cluster.leader()) is None and time.monotonic() < deadline:
+            if self.over.wait(0.05):
+                break
+        return leader
+
+    # ------------------------------------------------------------------------------------------------------ the book
+    @contextmanager
+    def told(self, order: Order, words: str, nodes: Sequence[str], *, leader: str | None = None) -> Iterator[Happened]:
+        """Write down a fault that begins now and ends with the context."""
+        hit = order.target == LEADER or (leader is not None and leader in nodes)
+        happened = Happened(order.number, order.fault, words, tuple(nodes), hit, self.now())
+        self.book.append(happened)
+        try:
+            yield happened
+        finally:
+            happened.t1 = self.now()
+
+    def remark(self, anomaly: str, words: str) -> None:
+        """Something that must not be was seen by a fault itself."""
+        self.remarks.append((anomaly, words, self.now()))
+
+    # ------------------------------------------------------------------------------------------------------- links
+    def between(self, some: Sequence[str], others: Sequence[str]) -> list[str]:
+        """The links on which ``some`` speak to ``others``."""
+        return [peer_link(a, b) for a in some for b in others if a != b]
+
+    def around(self, nodes: Sequence[str], *, clients: bool) -> list[str]:
+        """All links to and from ``nodes``; those of clients to them if asked for."""
+        names = self.cluster.names
+        links = set(self.between(nodes, names)) | set(self.between(names, nodes))
+        if clients:
+            links |= {client_link(node) for node in nodes}
+        return sorted(links)
+
+
+def words_for(order: Order, nodes: Sequence[str]) -> str:
+    """``the leader n1``, ``n2 and n3``: victims, for a sentence."""
+    names = " and ".join([", ".join(nodes[:-1]), nodes[-1]] if len(nodes) > 2 else nodes)
+    article = {LEADER: "the leader ", FOLLOWER: "the follower "}.get(order.target, "")
+    return f"{article}{names}"

@@ -1,0 +1,291 @@
+"""The life of a run: a cluster is started, used and hurt, healed, looked into, judged; then all of it is taken away.
+
+Order matters at the end: workloads stop first, so that every operation has an outcome; then everything is healed and
+the nodes get time to become equal; then each node serves its whole log once more; then the nodes are stopped and their
+data files read. What the checkers say of history and files is the verdict.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from lanyinglog.errors import LanyingError
+from suite import faults, scenarios, schedule
+from suite.arena import Arena, Happened, Order, Skipped
+from suite.checkers import Finding, Findings, check
+from suite.cluster import Cluster
+from suite.disks import Disk, compile_shim, mount_disk
+from suite.faults import ISOLATION, SHIM, SIZED_DISK
+from suite.history import History, load
+from suite.image import Image, read
+from suite.links import Layers, Links
+from suite.places import Cables, plan
+from suite.presets import DISK_BYTES
+from suite.sandbox import Sandbox
+from suite.settings import Settings
+from suite.workers import Workers
+
+START_S_MAX = 30.0
+HEAL_S_MAX = 45.0
+FINISH_S_MAX = 400.0
+CLUSTER = "suite"
+ACKED_MIN = 50
+"""With fewer acknowledged operations a run says nothing."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """All that a run came to know. ``valid`` is None when nothing can be said; ``problems`` are the suite's own."""
+
+    settings: Settings
+    place: str
+    capabilities: dict[str, str]
+    """Capability -> why it is missing, empty if it is there."""
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Fault -> why it was left out."""
+    history: History = field(default_factory=History)
+    image: Image = field(default_factory=Image)
+    book: list[Happened] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    skipped: int = 0
+    seconds: float = 0.0
+    checked_s: float = 0.0
+    converged_s: float = 0.0
+    cluster_names: tuple[str, ...] = ()
+
+    @property
+    def valid(self) -> bool | None:
+        if self.counts:
+            return False
+        return None if self.problems or self.acked < ACKED_MIN else True
+
+    @property
+    def acked(self) -> int:
+        """Operations that were acknowledged."""
+        return sum(1 for row in self.history.iter_publishes() if row[3] == 0)
+
+
+Watch = Callable[[str, float, "Stage"], None]
+"""Called several times a second: what is going on, seconds since it began, and the stage."""
+
+
+@dataclass(slots=True)
+class Stage:
+    """What a watcher may look at while a run goes on."""
+
+    arena: Arena | None = None
+    workers: Workers | None = None
+    seconds: float = 0.0
+
+
+class Run:
+    """One round in one place. `go` does it all and cleans up whatever happens."""
+
+    def __init__(self, settings: Settings, sandbox: Sandbox, watch: Watch) -> None:
+        self._settings = settings
+        self._sandbox = sandbox
+        self._watch = watch
+        self._stage = Stage(seconds=settings.seconds)
+        self._began = time.monotonic()
+        self._outcome = Outcome(settings, sandbox.words, {})
+        self._restarted = 0
+
+    def go(self) -> Outcome:
+        """The run, and its outcome."""
+        outcome = self._outcome
+        names = outcome.cluster_names = tuple(f"n{i}" for i in range(1, self._settings.nodes + 1))
+        with ExitStack() as undo:
+            work = undo.enter_context(_work_directory(self._settings.report, isolated=self._sandbox.isolated))
+            cluster, layers = self._build(names, work, undo)
+            self._tell("starting the nodes")
+            for name in names:
+                cluster.start(name)
+            problem = cluster.wait_equal(timeout_s=START_S_MAX)
+            if problem is not None or cluster.ends:
+                outcome.problems.append(f"the cluster did not start: {problem or cluster.ends}")
+                self._keep_logs(cluster)
+                return outcome
+            self._use(cluster, layers, undo)
+            self._keep_logs(cluster)
+            self._judge(cluster)
+        outcome.seconds = time.monotonic() - self._began
+        return outcome
+
+    # ------------------------------------------------------------------------------------------------------ building
+    def _build(self, names: tuple[str, ...], work: Path, undo: ExitStack) -> tuple[Cluster, Layers]:
+        isolated = self._sandbox.isolated
+        shim, no_shim = compile_shim(work)
+        self._outcome.capabilities = {
+            ISOLATION: "" if isolated else self._sandbox.words,
+            SIZED_DISK: "" if isolated else self._sandbox.words,
+            SHIM: no_shim,
+        }
+        places, links = plan(names, isolated=isolated)
+        cables = Cables(places) if isolated else None
+        if cables is not None:
+            undo.callback(cables.close)
+        room = psutil.virtual_memory().available // (2 * len(names))
+        disks = {}
+        for name in names:
+            (work / name).mkdir()
+            disks[name] = Disk(work / name, size_bytes=min(DISK_BYTES, room) if isolated else None, shim=shim)
+        cluster = Cluster(places, work, disks, cables, self._settings.defect)
+        undo.callback(cluster.close)
+        relay = Links(links, seed=self._settings.seed, log=self._settings.report / "relay.log")
+        undo.callback(relay.close)
+        return cluster, Layers(relay)
+
+    # --------------------------------------------------------------------------------------------------- use and hurt
+    def _use(self, cluster: Cluster, layers: Layers, undo: ExitStack) -> None:
+        """Workloads and faults side by side, then healing and the final reads."""
+        settings, outcome = self._settings, self._outcome
+        epoch_ns = time.monotonic_ns()
+        arena = self._stage.arena = Arena(cluster, layers, epoch_ns=epoch_ns)
+        undo.callback(arena.over.set)
+        workers = self._stage.workers = Workers(settings, cluster, epoch_ns=epoch_ns)
+        undo.callback(workers.close)
+        self._hurt(arena)
+        self._tell("stopping the workloads")
+        workers.stop()
+        self._tell("healing")
+        self._heal(arena)
+        self._tell("reading everything back from every node")
+        workers.finish(timeout_s=FINISH_S_MAX)
+        outcome.problems += workers.problems
+        for name in cluster.names:
+            cluster.stop(name)
+        outcome.book, outcome.skipped = arena.book, arena.skipped
+        self._tell("checking")
+        began = time.monotonic()
+        outcome.history = load(workers.files)
+        outcome.checked_s = time.monotonic() - began
+
+    def _hurt(self, arena: Arena) -> None:
+        orders = self._orders(arena)
+        threads = []
+        began = time.monotonic()
+        while (now := time.monotonic() - began) < self._settings.seconds:
+            while orders and orders[0].start_s <= now:
+                order = orders.pop(0)
+                threads.append(threading.Thread(target=self._inflict, args=(arena, order), daemon=True))
+                threads[-1].start()
+            arena.cluster.notice_ends()
+            self._restart_ended(arena)
+            self._tell("running", now)
+            time.sleep(0.05)
+        arena.over.set()
+        for thread in threads:
+            thread.join(60)
+
+    def _orders(self, arena: Arena) -> list[Order]:
+        """The schedule, of the faults that this machine allows."""
+        have = [name for name, lack in self._outcome.capabilities.items() if not lack]
+        for name in self._settings.faults:
+            lacking = faults.missing(name, have)
+            if lacking:
+                words = "; ".join(f"{faults.CAPABILITIES[one]} ({self._outcome.capabilities[one]})" for one in lacking)
+                self._outcome.left_out[name] = f"needs {words}"
+        names = [name for name in self._settings.faults if name not in self._outcome.left_out]
+        if self._settings.scenario is not None:
+            return scenarios.orders(self._settings.scenario, self._settings.seed, self._settings.seconds)
+        return schedule.draw(
+            self._settings.seed, seconds=self._settings.seconds, names=names, nodes=self._settings.nodes
+        )
+
+    def _inflict(self, arena: Arena, order: Order) -> None:
+        try:
+            faults.load(order.fault).inflict(arena, order)
+        except Skipped:
+            return  # counted where it was raised
+        except Exception as error:
+            # The boundary of a fault: one that fails is the suite's problem, and the run can't be judged by it.
+            self._outcome.problems.append(f"the fault {order.fault} (number {order.number}) failed: {error!r}")
+
+    def _restart_ended(self, arena: Arena) -> None:
+        """A node that ended by itself is noted, and started again, as a service manager would."""
+        for end in arena.cluster.ends[self._restarted :]:
+            self._restarted += 1
+            arena.cluster.start(end.node)
+
+    def _heal(self, arena: Arena) -> None:
+        cluster, outcome = arena.cluster, self._outcome
+        arena.layers.clear()
+        for name, node in cluster.nodes.items():
+            node.disk.make_room()
+            node.disk.set_sync()
+            node.disk.set_clock(0.0)
+            cluster.resume(name)
+            cluster.start(name)
+        began = time.monotonic()
+        problem = cluster.wait_equal(timeout_s=HEAL_S_MAX)
+        outcome.converged_s = time.monotonic() - began
+        if problem is not None:
+            arena.remark("no-recovery", f"{HEAL_S_MAX:g} s after everything was healed: {problem}")
+
+    # ---------------------------------------------------------------------------------------------------------- judge
+    def _judge(self, cluster: Cluster) -> None:
+        outcome, arena = self._outcome, self._stage.arena
+        assert arena is not None
+        began = time.monotonic()
+        findings = Findings()
+        directories = {name: node.disk.data / "main" for name, node in cluster.nodes.items()}
+        try:
+            outcome.image, differences = read(directories, cluster=CLUSTER)
+        except LanyingError as error:
+            outcome.problems.append(f"no data file can be read: {error.message}")
+            return
+        for one in differences:
+            words = f"{one.node}: entry {one.index}, compared with {one.other}: {one.words}"
+            findings.add("replica-divergence", words)
+        for end in cluster.ends:
+            words = f"{end.node} ended with code {end.code}; its log says why"
+            findings.add("node-ended", words, t_ns=end.at_ns - arena._epoch_ns)
+        for anomaly, words, t_ns in arena.remarks:
+            findings.add(anomaly, words, t_ns=t_ns)
+        said = check(outcome.history, outcome.image)
+        outcome.findings = [*findings.told, *said.told]
+        outcome.counts = {**findings.counts, **said.counts}
+        outcome.checked_s += time.monotonic() - began
+        if outcome.counts:
+            self._keep_data(cluster)
+
+    def _keep_logs(self, cluster: Cluster) -> None:
+        for name, node in cluster.nodes.items():
+            if node.log_file.exists():
+                (self._settings.report / "nodes").mkdir(exist_ok=True)
+                shutil.copyfile(node.log_file, self._settings.report / "nodes" / f"{name}.log")
+
+    def _keep_data(self, cluster: Cluster) -> None:
+        """A violation: its data files are evidence."""
+        for name, node in cluster.nodes.items():
+            if node.disk.file.exists():
+                target = self._settings.report / "data" / name / "main"
+                target.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(node.disk.file, target / node.disk.file.name)
+
+    def _tell(self, what: str, seconds: float = 0.0) -> None:
+        self._watch(what, seconds, self._stage)
+
+
+@contextmanager
+def _work_directory(report: Path, *, isolated: bool) -> Iterator[Path]:
+    """Where the nodes live: memory that goes with the run if mounts are allowed; else a directory that is removed."""
+    work = report / "work"
+    work.mkdir(parents=True, exist_ok=True)
+    if isolated:
+        mount_disk(work, 512 << 20)
+    try:
+        yield work
+    finally:
+        if not isolated:
+            shutil.rmtree(work, ignore_errors=True)

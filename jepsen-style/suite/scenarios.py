@@ -1,0 +1,65 @@
+"""Named scenarios: what others' logs were found to lose data by, as scripts of the same faults."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from suite.arena import Order
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """``script``: ``(seconds into a cycle, how long, fault, target, settings)``, repeated with fresh seeds."""
+
+    words: str
+    nodes: int
+    cycle_s: float
+    script: tuple[tuple[float, float, str, str, dict[str, object]], ...]
+
+
+SCENARIOS: dict[str, Scenario] = {
+    "power-and-pauses": Scenario(
+        "NATS 2.12 (Jepsen, 2025): some nodes are stopped, another loses power with what it had not synced, the first "
+        "go on, others are stopped. A majority that never saw a write must not vote it away.",
+        nodes=5,
+        cycle_s=9.0,
+        script=(
+            (0.0, 2.5, "pause", "minority", {}),
+            (1.0, 3.0, "power", "leader", {}),
+            (3.0, 2.5, "pause", "minority", {}),
+            (6.2, 1.0, "power", "all", {}),
+        ),
+    ),
+    "one-flipped-bit": Scenario(
+        "NATS 2.12 (Jepsen, 2025): a bit flips in the data file of a minority, followers or the leader, among kills. "
+        "It must cost that copy alone.",
+        nodes=3,
+        cycle_s=7.0,
+        script=(
+            (0.0, 3.5, "rot", "follower", {"flips": 1}),
+            (1.5, 1.0, "reset", "any", {"times": 1}),
+            (5.0, 1.0, "kill", "leader", {}),
+        ),
+    ),
+    "coordinated-power-loss": Scenario(
+        "NATS 2.12 (Jepsen, 2025): all nodes lose power at the same moment, again and again.",
+        nodes=3,
+        cycle_s=5.0,
+        script=((0.0, 0.5, "power", "all", {}),),
+    ),
+}
+
+
+def orders(name: str, seed: int, seconds: float) -> list[Order]:
+    """The scenario's script, again and again for ``seconds``."""
+    scenario = SCENARIOS[name]
+    source = random.Random(f"scenario {seed}")
+    found: list[Order] = []
+    cycle = 2.0
+    while cycle + scenario.cycle_s <= seconds:
+        for at, lasts, fault, target, settings in scenario.script:
+            start = cycle + at + source.uniform(0.0, 0.3)
+            found.append(Order(len(found) + 1, start, lasts, fault, target, dict(settings), source.getrandbits(32)))
+        cycle += scenario.cycle_s
+    return found

@@ -1,0 +1,32 @@
+"""Clients append messages, alone and a few at a time, each lane to one topic, and note where the log put them.
+
+What could go wrong:
+
+- **lost-write**: a message was acknowledged and is not in the log.
+- **duplicate**: a message is in the log twice.
+- **aborted-read** (G1a): an error said that the message was not stored, and it is in the log.
+- **inconsistent-offsets**: a message was acknowledged at one seq and stands at another.
+- **reordered**: a lane's messages are not in the order in which it sent them (P5).
+- **realtime-order**: a message was sent after another one had been acknowledged, and stands before it.
+"""
+
+from __future__ import annotations
+
+import trio
+
+import lanyinglog
+from suite.session import OPERATION_S_MAX, Session
+
+WRITES = True
+LANES = 40
+
+
+async def run(session: Session) -> None:
+    """One operation after the other; now and then with a new client, which has everything to learn again."""
+    while not session.stopping:
+        servers = list(session.servers.values())
+        session.source.shuffle(servers)
+        async with lanyinglog.connect(servers, timeout=OPERATION_S_MAX) as client:
+            ends = trio.current_time() + session.source.uniform(10, 60)
+            while trio.current_time() < ends and await session.pace():
+                await session.publish(client, session.source.choice((1, 1, 1, 2, 4, 8)))

@@ -1,0 +1,28 @@
+"""Clients publish batches over several topics at once: all of a batch is to appear, in one piece, or nothing (P3).
+
+What could go wrong:
+
+- **torn-batch**: a part of a batch is in the log and another part is not, or something stands between them.
+- **torn-read**: a read up to the newest message ends inside a batch.
+"""
+
+from __future__ import annotations
+
+import trio
+
+import lanyinglog
+from suite.session import OPERATION_S_MAX, Session
+
+WRITES = True
+LANES = 10
+
+
+async def run(session: Session) -> None:
+    """Batches of up to 30 messages, neighbours in different topics."""
+    while not session.stopping:
+        servers = list(session.servers.values())
+        session.source.shuffle(servers)
+        async with lanyinglog.connect(servers, timeout=OPERATION_S_MAX) as client:
+            ends = trio.current_time() + session.source.uniform(10, 60)
+            while trio.current_time() < ends and await session.pace():
+                await session.publish(client, session.source.randrange(2, 31))

@@ -1,0 +1,108 @@
+"""Producers that send every batch twice, over two connections, maybe to different nodes, and again when in doubt, under
+the same producer id and number, which makes repetition harmless (P4). They speak the wire protocol themselves: no
+client stands between them and the log.
+
+What could go wrong:
+
+- **duplicate**: a batch is stored once for each time it was sent.
+- **changed-answer**: the repetition is answered with other numbers than the first try.
+- **lost-write**: the repetition is answered as a duplicate, and the batch is not there.
+"""
+
+from __future__ import annotations
+
+import trio
+
+from lanyinglog import record
+from lanyinglog.client.leader import Servers
+from lanyinglog.client.link import Link, LinkLost
+from lanyinglog.client.timing import Timing
+from lanyinglog.config import parse_address
+from lanyinglog.errors import LanyingError, Outcome, OutcomeUnknown
+from lanyinglog.wire.messages import Acked, Publish
+from suite.session import OPERATION_S_MAX, Session
+
+WRITES = True
+LANES = 6
+PATIENCE_S = 2.0
+
+
+async def run(session: Session) -> None:
+    """One batch after the other; the next number only once the one before is stored."""
+    addresses = [parse_address("server", server) for server in session.servers.values()]
+    servers = Servers(addresses, log="main", timing=Timing())
+    producer, number = session.source.randbytes(16), 0
+    links: list[Link] = []
+    try:
+        while await session.pace():
+            number += 1
+            if not await _publish(session, servers, links, producer, number):
+                producer, number = session.source.randbytes(16), 0
+    finally:
+        await _close(links)
+
+
+async def _publish(session: Session, servers: Servers, links: list[Link], producer: bytes, number: int) -> bool:
+    """One batch until it is stored; False if its outcome is unknown or it was refused: this producer id is used up."""
+    count = session.source.choice((1, 1, 2, 5))
+    first, messages = session.next_messages(count)
+    topic = messages[0][0]
+    run = record.encode_run(topic, [record.OutgoingMessage(payload) for _, payload in messages])
+    publish = Publish(record.encode_batch(producer, number, [run]))
+    began = session.now()
+    doubt = False
+    problem: LanyingError = OutcomeUnknown("no answer in time")
+    with trio.move_on_after(OPERATION_S_MAX):
+        while True:
+            try:
+                acked = await _send(servers, links, publish)
+            except LinkLost:
+                doubt = True
+                await _close(links)
+                continue
+            except LanyingError as error:
+                problem = error
+                doubt = doubt or error.outcome is Outcome.UNKNOWN
+                await _close(links)
+                await trio.sleep(0.05)
+                continue
+            session.published(began, first, count, acked.first_seq, acked.timestamp, dup=acked.duplicate)
+            await _repeat(session, links, publish, first, count)
+            return True
+    if doubt or problem.outcome is Outcome.UNKNOWN:
+        problem = OutcomeUnknown("some try had no answer")
+    session.publish_failed(began, first, count, problem)
+    return False
+
+
+async def _send(servers: Servers, links: list[Link], publish: Publish) -> Acked:
+    """One try at the leader. `LinkLost` also if it is silent: then the batch may be stored."""
+    if not links:
+        links.append(await servers.open_leader())
+    with trio.move_on_after(PATIENCE_S):
+        reply = await links[0].ask(publish)
+        assert isinstance(reply, Acked)
+        return reply
+    servers.leader = None
+    raise LinkLost("silent")
+
+
+async def _repeat(session: Session, links: list[Link], publish: Publish, first: int, count: int) -> None:
+    """Once more, over a second connection to the same node or over the same one; the answer must be the same."""
+    began = session.now()
+    with trio.move_on_after(PATIENCE_S):
+        try:
+            reply = await links[0].ask(publish)
+        except (LinkLost, LanyingError):
+            await _close(links)
+            return
+        assert isinstance(reply, Acked)
+        session.published(began, first, count, reply.first_seq, reply.timestamp, again=True, dup=reply.duplicate)
+        return
+    await _close(links)
+
+
+async def _close(links: list[Link]) -> None:
+    with trio.CancelScope(shield=True):
+        while links:
+            await links.pop().aclose()
