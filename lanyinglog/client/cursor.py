@@ -148,6 +148,7 @@ class Cursor:
         place stays before it, and a new connection has to begin there."""
         taken: list[Message] = []
         size = 0
+        before = self.through or 0
         while self._pushes and not self.is_done and len(taken) < TAKE_MESSAGES and size < TAKE_BYTES:
             if not self._items:
                 self._end_push()
@@ -166,6 +167,8 @@ class Cursor:
             self.through = item.first_seq + item.count - 1
         if self._pushes and not self._items:
             self._end_push()
+        if self.until is not None and self.through is not None and before <= self.until < self.through:
+            self.through = self.until  # what matches behind it was not handed out: whoever goes on begins there
         return taken
 
     def _end_push(self) -> None:

@@ -236,3 +236,12 @@ def test_filters_are_checked_before_anyone_is_asked() -> None:
         check_filters("a b")
     with pytest.raises(BadRequest):
         check_filters([])
+
+
+def test_who_goes_on_behind_until_misses_nothing() -> None:
+    """A push reaches beyond ``until``: the messages there were not handed out, and the place is before them."""
+    cursor = Cursor(("a",), Start(Origin.SEQ, 1), until=4)
+    cursor.subscribed(Subscribed(1, 9))
+    cursor.pushed(push_of(0, 9, [ITEMS[0], ITEMS[2]]))
+    assert [message.seq for message in cursor.take()] == [1, 2, 3]
+    assert cursor.is_done and cursor.through == 4
