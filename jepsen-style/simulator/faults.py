@@ -158,27 +158,32 @@ class Faults:
 
     def _minority_leader(self) -> str | None:
         """The leader and some followers are a minority for long enough to be replaced, and get leadership back soon
-        after: what they did meanwhile must not count. Half the time what they say to each other comes very late."""
+        after: what they did meanwhile must not count. Mostly what they say to the leader comes very late, and
+        what it says to them not at all, so that it leads again before they have followed anybody else far."""
         leader = self._leader()
-        others = [name for name in self._world.names if leader is not None and name != leader.name]
-        if leader is None or not others:
+        minority = (len(self._world.names) - 1) // 2
+        if leader is None or not minority:
             return None
-        self._source.shuffle(others)
-        few = others[: (len(self._world.names) - 1) // 2 - self._source.randrange(2)]
-        left = [leader.name, *few][: max(1, (len(self._world.names) - 1) // 2)]
-        right = [name for name in self._world.names if name not in left]
-        if self._source.random() < 0.5:
-            for link in self._world.network.links.values():
-                if link.up and link.sender in left and link.to == leader.name:
-                    link.extra_s = self._scale * self._source.uniform(1, 6)
-        directions = self._apart(left, right)
+        others = [name for name in self._world.names if name != leader.name]
+        few = self._source.sample(others, minority - 1)
+        directions = self._apart([leader.name, *few], [name for name in others if name not in few])
         self._world.network.set_cut(directions, cut=True)
-        mended = self._scale * self._source.uniform(1, 4)
-        self._world.schedule.after(mended, self._mend, directions)
-        for n in range(4):
-            self._world.schedule.after(mended + (0.1 + 0.3 * n) * self._scale, self._give_back, leader)
-        self._world.schedule.after(mended + 2 * self._scale, self._unclog_all)
-        return f"{left} | {right}"
+        together_s = self._scale * self._source.uniform(1.3, 2.5)
+        self._world.schedule.after(together_s, self._mend, directions)
+        if self._source.random() < 0.7:
+            for name in few:
+                self._world.network.links[name, leader.name].extra_s = self._scale * self._source.uniform(1, 4)
+            deaf = {(leader.name, name) for name in few}
+            self._world.schedule.after(together_s + 0.05 * self._scale, self._cut_for, deaf, 3 * self._scale)
+        for n in range(8):
+            self._world.schedule.after(together_s + 0.15 * (n + 1) * self._scale, self._give_back, leader)
+        self._world.schedule.after(together_s + 3 * self._scale, self._unclog_all)
+        return f"{leader.name} {few}"
+
+    def _cut_for(self, directions: set[tuple[str, str]], seconds: float) -> None:
+        if not self._healed:
+            self._world.network.set_cut(directions, cut=True)
+            self._world.schedule.after(seconds, self._mend, directions)
 
     def _leader(self) -> Node | None:
         """A node that leads, as far as it knows."""

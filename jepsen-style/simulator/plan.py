@@ -92,7 +92,7 @@ class Plan:
 
 def make_plan(seed: int, source: random.Random) -> Plan:
     """The plan of ``seed``; ``source`` is the run's one source of randomness."""
-    nodes = source.choices((1, 3, 5), (8, 62, 30))[0]
+    nodes = source.choices((1, 3, 5), (8, 57, 35))[0]
     election_s = source.choice((0.3, 0.3, 0.5, 1.0))
     plan = Plan(seed, nodes, Timing(heartbeat_s=election_s / 10, election_timeout_s=election_s))
     plan.lmdb = source.random() < 1 / 40
