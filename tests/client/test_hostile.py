@@ -148,7 +148,7 @@ def test_a_server_that_is_no_node_costs_nothing_but_itself(cluster: Loopback, ba
 def test_alone_it_ends_as_a_clear_error(cluster: Loopback, handler: Handler) -> None:
     async def main() -> None:
         evil = cluster.serve(handler)
-        async with lanyinglog.connect(evil, timing=HASTY, timeout=0.15) as client:
+        async with lanyinglog.connect(evil, timing=HASTY, timeout=0.1) as client:
             with pytest.raises(NotSent) as caught:
                 await client.publish("t", b"1")
             assert caught.value.outcome is Outcome.DEFINITE
@@ -193,7 +193,7 @@ def test_a_subscription_is_never_led_astray(
         evil = cluster.serve(handler)
         start = 2 if "begins" in words else 1
         seen: list[int] = []
-        async with lanyinglog.connect(evil, timing=HASTY, timeout=0.6) as client:
+        async with lanyinglog.connect(evil, timing=HASTY, timeout=0.3) as client:
             with pytest.raises(expected, match=words):
                 async with client.subscribe(">", start=start) as messages:
                     async for message in messages:
@@ -237,7 +237,7 @@ def test_whatever_a_leader_answers_the_outcome_is_honest(
     cluster: Loopback, backend: str, handler: Handler, expected: type[Exception]
 ) -> None:
     async def main() -> None:
-        async with lanyinglog.connect(cluster.serve(handler), timing=HASTY, timeout=0.3) as client:
+        async with lanyinglog.connect(cluster.serve(handler), timing=HASTY, timeout=0.15) as client:
             with pytest.raises(lanyinglog.LanyingError) as one:
                 await client.publish("t", b"1")
             with pytest.raises(expected):

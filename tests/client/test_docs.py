@@ -1,0 +1,79 @@
+"""Every block of Python in docs/client.md runs, and its tables say what the code says."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from client.loopback import Loopback
+
+import lanyinglog
+import lanyinglog.sync
+from lanyinglog import errors
+from lanyinglog.client.client import Client
+
+PAGE = (Path(__file__).parents[2] / "docs" / "client.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.strip().splitlines()[0])
+def test_a_block_runs(cluster: Loopback, block: str, capsys: Any) -> None:
+    source = block.replace("127.0.0.1:7420", cluster.servers[0])
+    server = cluster.servers[0]
+    with lanyinglog.sync.connect(server) as client:
+        client.publish_many("events.a", [b"x", b"y"])
+        client.publish("orders.eu", b"x")
+        if "connect(" in source:
+            exec(compile(source, "docs/client.md", "exec"), {})
+        elif "await " in source or "async " in source:
+            names: dict[str, Any] = {}
+            exec(
+                compile(f"async def block(client):\n{textwrap.indent(source, '    ')}", "docs/client.md", "exec"), names
+            )
+
+            async def main() -> None:
+                with anyio.fail_after(10):
+                    async with lanyinglog.connect(server) as connected:
+                        await names["block"](connected)
+
+            anyio.run(main)
+        else:
+            exec(compile(source, "docs/client.md", "exec"), {"client": client})
+
+
+def test_the_page_has_blocks_of_each_kind() -> None:
+    assert len(BLOCKS) >= 8
+
+
+def rows(first_column: str) -> list[list[str]]:
+    """The rows of the table whose first column is headed so."""
+    table = PAGE[PAGE.index(f"| {first_column} |") :].split("\n\n")[0]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+
+
+def test_the_table_of_errors_is_true() -> None:
+    for names, outcome, *_ in rows("error"):
+        for name in re.findall(r"`(\w+)`", names):
+            if name != "TypeError":
+                assert str(getattr(errors, name).outcome) == outcome, name
+
+
+def test_the_table_of_settings_is_true() -> None:
+    parameters = inspect.signature(Client.publisher).parameters
+    described = {row[0].strip("`"): row[1] for row in rows("setting")}
+    assert set(described) == set(parameters) - {"self", "timeout"}
+    units = {"KiB": 1 << 10, "MiB": 1 << 20}
+    for name, text in described.items():
+        words = text.strip("`").split()
+        value: Any = None if words[0] == "None" else float(words[0]) * (units.get(words[-1], 1))
+        assert parameters[name].default == value, name
+
+
+def test_the_calls_of_the_table_exist() -> None:
+    for row in rows("call"):
+        assert hasattr(Client, re.findall(r"`(\w+)\(", row[0])[0])
