@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from benchmarks.system import System
-from benchmarks.systems import lanyinglog, nats, raw
+from benchmarks.systems import lanyinglog, nats, raw, redis
 
-ALL: dict[str, System] = {system.name: system for one in (lanyinglog, raw, nats) for system in one.SYSTEMS}
+ALL: dict[str, System] = {system.name: system for one in (lanyinglog, raw, nats, redis) for system in one.SYSTEMS}

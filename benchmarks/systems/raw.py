@@ -86,6 +86,4 @@ class Raw(System):
             yield RawFiles(place)
 
 
-
-
 SYSTEMS: Sequence[System] = (Raw(),)

@@ -1,4 +1,4 @@
-"""``raw_appender.py FILE BLOCK_BYTES BLOCKS SECONDS``: appends blocks with an fdatasync each until one bound is reached.
+"""``raw_appender.py FILE BLOCK_BYTES BLOCKS SECONDS``: appends blocks, an fdatasync each, until one bound is reached.
 
 Prints a line when it is ready, begins when it reads one, and prints the seconds of each block at the end.
 """
