@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from benchmarks.system import System
-from benchmarks.systems import lanyinglog, nats, raw, redis
+from benchmarks.systems import etcd, lanyinglog, nats, rabbitmq, raw, redis
 
-ALL: dict[str, System] = {system.name: system for one in (lanyinglog, raw, nats, redis) for system in one.SYSTEMS}
+ALL: dict[str, System] = {
+    system.name: system for one in (lanyinglog, raw, nats, redis, rabbitmq, etcd) for system in one.SYSTEMS
+}
