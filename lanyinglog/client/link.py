@@ -39,6 +39,7 @@ class Link:
         self._protocol = Connection(Role.CLIENT)
         self._last_request = 0
         self._half_sent = False
+        self._ended: str | None = None  # why nothing may be sent any more
         self._greeted = False
 
     @classmethod
@@ -73,6 +74,8 @@ class Link:
 
     async def send(self, message: Message, request: int) -> None:
         """Sends a whole message; cancelled in its middle it leaves a connection that can only be closed."""
+        if self._ended is not None:
+            raise LinkLost(self._ended)  # who receives knows already; who sends may have its turn before it is told
         await self._send_bytes(self._protocol.send(message, request))
 
     async def _send_bytes(self, frame: bytes) -> None:
@@ -103,7 +106,8 @@ class Link:
         except ProtocolError as error:
             if isinstance(error, UnsupportedVersion) and not self._greeted:
                 raise
-            raise LinkLost(f"{self.address} broke the protocol: {error.message}") from error
+            self._ended = f"{self.address} broke the protocol: {error.message}"
+            raise LinkLost(self._ended) from error
         for request, message in messages:
             if request == 0 and isinstance(message, Error):
                 self._raise_end(message)
@@ -113,7 +117,8 @@ class Link:
         """The node says why it closes the connection."""
         if error.code == UnsupportedVersion.code and not self._greeted:
             raise error.exception()
-        raise LinkLost(f"{self.address} closed the connection: {error.message}")
+        self._ended = f"{self.address} closed the connection: {error.message}"
+        raise LinkLost(self._ended)
 
     async def ask(self, message: Message) -> Message:
         """Sends a request and waits for its one reply; for a connection on which nothing else happens.
