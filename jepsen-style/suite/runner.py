@@ -35,6 +35,8 @@ from suite.workers import Workers
 
 START_S_MAX = 30.0
 HEAL_S_MAX = 45.0
+FAULT_END_S_MAX = 40.0
+"""A fault that is to end starts or stops nodes; even a rolling restart is through by then."""
 FINISH_S_MAX = 400.0
 CLUSTER = "suite"
 ACKED_MIN = 50
@@ -59,6 +61,8 @@ class Outcome:
     problems: list[str] = field(default_factory=list)
     skipped: int = 0
     seconds: float = 0.0
+    used_s: float = 0.0
+    """How long workloads and faults went on."""
     checked_s: float = 0.0
     converged_s: float = 0.0
     cluster_names: tuple[str, ...] = ()
@@ -155,6 +159,7 @@ class Run:
         workers = self._stage.workers = Workers(settings, cluster, epoch_ns=epoch_ns)
         undo.callback(workers.close)
         self._hurt(arena)
+        outcome.used_s = arena.now() / 1e9
         self._tell("stopping the workloads")
         workers.stop()
         self._tell("healing")
@@ -184,8 +189,11 @@ class Run:
             self._tell("running", now)
             time.sleep(0.05)
         arena.over.set()
+        deadline = time.monotonic() + FAULT_END_S_MAX
         for thread in threads:
-            thread.join(60)
+            thread.join(max(0.0, deadline - time.monotonic()))
+            if thread.is_alive():
+                self._outcome.problems.append("a fault did not end: see the last ones in faults.jsonl")
 
     def _orders(self, arena: Arena) -> list[Order]:
         """The schedule, of the faults that this machine allows."""
@@ -253,6 +261,8 @@ class Run:
         for anomaly, words, t_ns in arena.remarks:
             findings.add(anomaly, words, t_ns=t_ns)
         said = check(outcome.history, outcome.image)
+        if outcome.problems:
+            said.drop("phantom")  # what a worker that ended early had sent may be missing from the history
         outcome.findings = [*findings.told, *said.told]
         outcome.counts = {**findings.counts, **said.counts}
         outcome.checked_s += time.monotonic() - began

@@ -57,6 +57,8 @@ class Session:
         self._counter = 0
         self.place = 1
         """For readers: the seq to go on with."""
+        self.lanes = [self]
+        """For workloads whose workers have several lanes: one session each, this one first."""
 
     # --------------------------------------------------------------------------------------------------------- time
     @property

@@ -75,8 +75,8 @@ class Worker:
             nursery.start_soon(self._listen)
             nursery.start_soon(self._tell)
             async with trio.open_nursery() as lanes:
-                for one in self.plan["lanes"]:
-                    lanes.start_soon(self._lane, one)
+                for one in self.plan["workers"]:
+                    lanes.start_soon(self._work, one)
                 await self.stop.wait()
                 lanes.cancel_scope.deadline = trio.current_time() + GRACE_S
             self._say({"stopped": True})
@@ -87,14 +87,16 @@ class Worker:
             self._say({"finished": True, "problems": self.problems})
             nursery.cancel_scope.cancel()
 
-    async def _lane(self, one: dict[str, Any]) -> None:
+    async def _work(self, one: dict[str, Any]) -> None:
         workload = workloads.load(one["workload"])
-        session = self.session(one["lane"], one["interval_s"])
+        lanes = [self.session(lane, one["interval_s"]) for lane in one["lanes"]]
+        lanes[0].lanes = lanes
         try:
-            await workload.run(session)
-        except LanyingError as error:
+            await workload.run(lanes[0])
+        except* LanyingError as errors:
             # What a workload does not expect is a finding about the product or the workload; the others go on.
-            self.problems.append(f"{one['workload']} (lane {one['lane']}) ended with {error.code}: {error.message}")
+            words = "; ".join(f"{error.code}: {error}" for error in errors.exceptions if isinstance(error, LanyingError))
+            self.problems.append(f"{one['workload']} (lane {one['lanes'][0]}) ended with {words or errors!r}")
 
     async def _final_reads(self) -> None:
         """The whole log from every node, by itself, as a subscriber gets it."""

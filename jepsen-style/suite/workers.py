@@ -41,7 +41,7 @@ class Workers:
                 "history": str(file),
                 "seed": settings.seed,
                 "epoch_ns": epoch_ns,
-                "lanes": lanes,
+                "workers": lanes,
                 "final_reads": part == "readers",
                 "defect": settings.defect,
             }
@@ -119,18 +119,19 @@ class Workers:
 
 
 def lanes_of(settings: Settings) -> dict[str, list[dict[str, Any]]]:
-    """The lanes of each process. All writers together aim at ``operations_s``."""
-    writers = [name for name in settings.workloads if workloads.load(name).WRITES]
-    total = sum(workloads.load(name).LANES for name in writers)
+    """The workers of each process and their lanes. All writers together aim at ``operations_s``."""
+    chosen = {name: workloads.load(name) for name in settings.workloads}
+    total = sum(workload.WORKERS * workload.LANES for workload in chosen.values() if workload.WRITES)
     parts: dict[str, list[dict[str, Any]]] = {"writers": [], "readers": []}
     for number, name in enumerate(workloads.NAMES):
-        if name not in settings.workloads:
-            continue
-        workload = workloads.load(name)
-        first = (SPREAD if name == SPREADING else 0) + 1000 * number + 1
-        part = parts["writers" if workload.WRITES else "readers"]
-        for lane in range(first, first + workload.LANES):
-            part.append({"workload": name, "lane": lane, "interval_s": total / settings.operations_s})
+        if name in chosen:
+            workload = chosen[name]
+            first = (SPREAD if name == SPREADING else 0) + 1000 * number + 1
+            for worker in range(workload.WORKERS):
+                start = first + worker * workload.LANES
+                lanes = list(range(start, start + workload.LANES))
+                one = {"workload": name, "lanes": lanes, "interval_s": total / settings.operations_s}
+                parts["writers" if workload.WRITES else "readers"].append(one)
     return parts
 
 

@@ -68,6 +68,11 @@ class Findings:
         if self.counts[anomaly] <= PROOFS_MAX:
             self.told.append(Finding(anomaly, words, proof, t_ns))
 
+    def drop(self, anomaly: str) -> None:
+        """Forget what was found of this kind: the history can't prove it."""
+        self.counts.pop(anomaly, None)
+        self.told = [one for one in self.told if one.anomaly != anomaly]
+
     def full(self, anomaly: str) -> bool:
         """Whether further ones of this kind are only counted: their words need not be made."""
         return self.counts.get(anomaly, 0) >= PROOFS_MAX

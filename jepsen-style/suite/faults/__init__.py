@@ -1,7 +1,8 @@
 """What is done to the cluster. One file a fault; a new one joins by its name in `NAMES`.
 
 A fault module has a docstring (its first line is shown in lists and reports), ``NEEDS`` (what the machine must have,
-of `CAPABILITIES`), ``WEIGHT`` (how often it comes, 1 is usual), ``draw(source, nodes)``, which draws target and
+of `CAPABILITIES`), ``WEIGHT`` (how often it comes, 1 is usual), ``HARD`` (whether it takes nodes or
+links away: the schedule lets few of these overlap), ``draw(source, nodes)``, which draws target and
 settings for one occurrence, and ``inflict(arena, order)``, which does it, waits, and undoes it.
 """
 
@@ -47,6 +48,7 @@ class Fault(Protocol):
     __doc__: str
     NEEDS: tuple[str, ...]
     WEIGHT: float
+    HARD: bool
     draw: Callable[[random.Random, int], tuple[str, dict[str, Any]]]
     inflict: Callable[[Arena, Order], None]
 

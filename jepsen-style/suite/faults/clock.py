@@ -10,6 +10,7 @@ from suite.arena import ALL, ANY, LEADER, Arena, Order, words_for
 
 NEEDS: tuple[str, ...] = ()
 WEIGHT = 1.5
+HARD = False
 STROBE_S = 0.05
 
 

@@ -9,6 +9,7 @@ from suite.arena import ALL, ANY, FOLLOWER, LEADER, Arena, Order, words_for
 
 NEEDS: tuple[str, ...] = ("sized-disk",)
 WEIGHT = 1.0
+HARD = True
 
 
 def draw(source: random.Random, nodes: int) -> tuple[str, dict[str, Any]]:

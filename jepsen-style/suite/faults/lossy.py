@@ -10,6 +10,7 @@ from suite.links import Condition
 
 NEEDS: tuple[str, ...] = ()
 WEIGHT = 1.5
+HARD = False
 
 
 def draw(source: random.Random, nodes: int) -> tuple[str, dict[str, Any]]:

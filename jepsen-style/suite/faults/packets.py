@@ -9,6 +9,7 @@ from suite.arena import ANY, FOLLOWER, LEADER, Arena, Order, words_for
 
 NEEDS: tuple[str, ...] = ("isolation",)
 WEIGHT = 1.5
+HARD = True
 
 
 def draw(source: random.Random, nodes: int) -> tuple[str, dict[str, Any]]:

@@ -13,6 +13,7 @@ from suite.links import Condition
 
 NEEDS: tuple[str, ...] = ()
 WEIGHT = 3.0
+HARD = True
 KINDS = ("one", "leader", "leader-and-one", "one-way-out", "one-way-in", "ring", "bridge", "halves", "clients-too")
 
 

@@ -9,6 +9,7 @@ from suite.arena import ALL, ANY, FOLLOWER, LEADER, MAJORITY, Arena, Order, word
 
 NEEDS: tuple[str, ...] = ("shim",)
 WEIGHT = 2.0
+HARD = True
 
 
 def draw(source: random.Random, nodes: int) -> tuple[str, dict[str, Any]]:

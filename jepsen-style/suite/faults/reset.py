@@ -9,6 +9,7 @@ from suite.arena import ALL, ANY, LEADER, Arena, Order, words_for
 
 NEEDS: tuple[str, ...] = ()
 WEIGHT = 1.0
+HARD = False
 
 
 def draw(source: random.Random, nodes: int) -> tuple[str, dict[str, Any]]:

@@ -9,6 +9,7 @@ from suite.arena import ALL, Arena, Order
 
 NEEDS: tuple[str, ...] = ()
 WEIGHT = 0.5
+HARD = True
 
 
 def draw(source: random.Random, nodes: int) -> tuple[str, dict[str, Any]]:

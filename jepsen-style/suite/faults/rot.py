@@ -15,6 +15,7 @@ from suite.arena import FOLLOWER, LEADER, Arena, Order, words_for
 
 NEEDS: tuple[str, ...] = ()
 WEIGHT = 1.0
+HARD = True
 _PAYLOAD = re.compile(rb"[0-9]{1,5}:[0-9]{1,9} [!-~]{20}")
 _LOOK_BYTES = 4 << 20
 _CONTEXT_BYTES = 20

@@ -5,12 +5,15 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import trio
+
 import lanyinglog
 from lanyinglog.errors import LanyingError
 from suite.arena import FOLLOWER, LEADER, Arena, Order
 
 NEEDS: tuple[str, ...] = ()
 WEIGHT = 1.0
+HARD = False
 PATIENCE_S = 3.0
 
 
@@ -23,7 +26,11 @@ def inflict(arena: Arena, order: Order) -> None:
     wanted = random.Random(order.seed).choice([None, *arena.cluster.names])
     with arena.told(order, f"leadership is to go to {wanted or 'another node'}", []) as happened:
         try:
-            with lanyinglog.sync.connect(servers, timeout=PATIENCE_S) as client:
-                happened.words += f": {client.transfer_leadership(wanted)} leads"
+            happened.words += f": {trio.run(_transfer, servers, wanted)} leads"
         except LanyingError as error:
             happened.words += f": {error.code}"
+
+
+async def _transfer(servers: list[str], wanted: str | None) -> str:
+    async with lanyinglog.connect(servers, timeout=PATIENCE_S) as client:
+        return await client.transfer_leadership(wanted)

@@ -84,10 +84,10 @@ def summary(outcome: Outcome) -> dict[str, Any]:
         "anomalies": outcome.counts,
         "problems": outcome.problems,
         "operations": {"ok": results[0], "fail": results[1], "info": results[2], "reads": outcome.history.polls},
-        "acknowledged_s": round(len(times) / settings.seconds, 1),
+        "acknowledged_s": round(len(times) / max(1.0, outcome.used_s), 1),
         "messages": outcome.image.last_seq,
         "faults": dict(sorted(Counter(one.fault for one in outcome.book).items())),
-        "fault_every_s": round(settings.seconds / len(outcome.book), 2) if outcome.book else None,
+        "fault_every_s": round(outcome.used_s / len(outcome.book), 2) if outcome.book else None,
         "left_out": sorted(outcome.left_out),
         "takeover_s": {
             "count": len(every),

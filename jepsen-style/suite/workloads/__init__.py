@@ -1,8 +1,9 @@
 """Who uses the cluster while it is hurt. One file a workload; a new one joins by its name in `NAMES`.
 
 A workload module has a docstring, whose first line says what it does and whose rest says in prose what could go wrong,
-``WRITES`` (whether it belongs among the writers or the readers), ``LANES`` (how many workers of it a run has, at full
-load), and ``async run(session)``, which works until ``session.stopping`` and records what it did.
+``WRITES`` (whether it belongs among the writers or the readers), ``WORKERS`` (how many of it a run has), ``LANES`` (of
+each worker: what does one thing after the other), and ``async run(session)``, which works until ``session.stopping`` and
+records what it did.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ class Workload(Protocol):
 
     __doc__: str
     WRITES: bool
+    WORKERS: int
     LANES: int
     run: Callable[[Session], Awaitable[None]]
 

@@ -18,15 +18,21 @@ import lanyinglog
 from suite.session import OPERATION_S_MAX, Session
 
 WRITES = True
-LANES = 40
+WORKERS = 5
+LANES = 24
 
 
 async def run(session: Session) -> None:
-    """One operation after the other; now and then with a new client, which has everything to learn again."""
+    """One client for all lanes of the worker; now and then a new one, which has everything to learn again."""
     while not session.stopping:
         servers = list(session.servers.values())
         session.source.shuffle(servers)
-        async with lanyinglog.connect(servers, timeout=OPERATION_S_MAX) as client:
+        async with lanyinglog.connect(servers, timeout=OPERATION_S_MAX) as client, trio.open_nursery() as nursery:
             ends = trio.current_time() + session.source.uniform(10, 60)
-            while trio.current_time() < ends and await session.pace():
-                await session.publish(client, session.source.choice((1, 1, 1, 2, 4, 8)))
+            for lane in session.lanes:
+                nursery.start_soon(_publish_until, lane, client, ends)
+
+
+async def _publish_until(session: Session, client: lanyinglog.Client, ends: float) -> None:
+    while trio.current_time() < ends and await session.pace():
+        await session.publish(client, session.source.choice((1, 1, 1, 2, 4, 8)))

@@ -14,15 +14,21 @@ import lanyinglog
 from suite.session import OPERATION_S_MAX, Session
 
 WRITES = True
-LANES = 10
+WORKERS = 2
+LANES = 6
 
 
 async def run(session: Session) -> None:
-    """Batches of up to 30 messages, neighbours in different topics."""
+    """Batches of up to 30 messages, neighbours in different topics; one client for all lanes; now and then a new one, which has everything to learn again."""
     while not session.stopping:
         servers = list(session.servers.values())
         session.source.shuffle(servers)
-        async with lanyinglog.connect(servers, timeout=OPERATION_S_MAX) as client:
+        async with lanyinglog.connect(servers, timeout=OPERATION_S_MAX) as client, trio.open_nursery() as nursery:
             ends = trio.current_time() + session.source.uniform(10, 60)
-            while trio.current_time() < ends and await session.pace():
-                await session.publish(client, session.source.randrange(2, 31))
+            for lane in session.lanes:
+                nursery.start_soon(_publish_until, lane, client, ends)
+
+
+async def _publish_until(session: Session, client: lanyinglog.Client, ends: float) -> None:
+    while trio.current_time() < ends and await session.pace():
+        await session.publish(client, session.source.randrange(2, 31))

@@ -14,7 +14,8 @@ from lanyinglog.errors import LanyingError
 from suite.session import OPERATION_S_MAX, Session
 
 WRITES = True
-LANES = 4
+WORKERS = 4
+LANES = 1
 SLOWER = 4
 """Times the pace of other writers: a read of this kind opens connections."""
 

@@ -17,6 +17,7 @@ from suite.messages import NAMES
 from suite.session import Session
 
 WRITES = False
+WORKERS = 1
 LANES = 1
 STRETCH = 3_000
 PATIENCE_S = 3.0

@@ -18,7 +18,8 @@ from lanyinglog.errors import Unavailable
 from suite.session import Session
 
 WRITES = False
-LANES = 2
+WORKERS = 2
+LANES = 1
 PATIENCE_S = 3.0
 
 
