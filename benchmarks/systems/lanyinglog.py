@@ -27,6 +27,7 @@ from lanyinglog.wire.messages import Hello, Origin, Publish, Start, Subscribe, t
 CHUNK_BYTES = 128 << 10
 """How much an application has ready at a time."""
 ANSWER_S_MAX = 60.0
+STATUS_S_MAX = 2.0
 KILL_AFTER_S = 1.0
 CONNECTIONS_MAX = 6_000
 CREDIT = 1 << 40
@@ -84,8 +85,12 @@ class LanyingCluster(Cluster):
 
     def status(self) -> dict[str, dict[str, Any]]:
         """What each node says, by name; nothing of those that do not answer."""
-        with contextlib.suppress(LanyingError), product.sync.connect(self.servers, timeout=2.0) as client:
-            return {row["node"]: row for row in client.status() if row["role"] != "unreachable"}
+        return trio.run(self._status)
+
+    async def _status(self) -> dict[str, dict[str, Any]]:
+        with contextlib.suppress(LanyingError):
+            async with product.connect(self.servers, timeout=STATUS_S_MAX) as client:
+                return {row["node"]: row for row in await client.status() if row["role"] != "unreachable"}
         return {}
 
     def leader(self) -> str:
