@@ -15,6 +15,7 @@ Reading order
 | `invariants` | what must hold after every step: Raft's properties and the product's own rules |
 | `ledger` | what was committed, and so what every reader must see |
 | `history` | the trace of a run, its hash, and the part of it that explains a violation |
+| `stack` | whole nodes on trio: loop and sessions too are the product's own, in a share of the runs |
 | `world`, `ending` | one seed: the phases of a run, and what must be true at its end |
 | `defects` | defects planted on purpose, to show that all this can fail |
 | `command`, `scoreboard` | the program |

@@ -112,7 +112,12 @@ class Faults:
         node = self._one()
         if not node.runs or node.stopping:
             return None
-        node.stop_cleanly()
+        replica = node.core.replica
+        if replica.leads and replica.guard.peers and self._source.random() < 0.5:
+            node.run(node.core.transfer, self._source.choice(replica.guard.peers), node.now)
+            self._world.schedule.after(self._scale * 0.2, node.stop_cleanly)
+        else:
+            node.stop_cleanly()
         for n in range(1, 4):
             self._world.schedule.after(n * self._scale, self._start_if_dead, node)
         return node.name

@@ -18,6 +18,7 @@ from lanyinglog.raft.messages import PeerMessage, from_parts, to_parts
 from simulator.history import Violation
 
 if TYPE_CHECKING:
+    from simulator.node import Node
     from simulator.world import World
 
 REDIAL_S = 0.1
@@ -26,7 +27,7 @@ DEAD_LINK_S = 5.0
 RETRANSMISSION_S = 0.2
 CLIENT_RETRY_S = 0.05
 HANG_UP = "hang up"
-"""Behind the last message of a client."""
+"""Behind the last message of either side."""
 IN_FLIGHT_APPENDS_MAX = 16
 """What the product promises (audit 21), written down a second time on purpose."""
 
@@ -115,10 +116,16 @@ class Network:
         link = self.links[sender, to]
         if link.up:
             self.counts["reset"] += 1
+            here = self._world.nodes[sender]
+            self._world.schedule.after(0.0, self._down, here, here.life, to)
         link.up = False
         link.generation += 1
         link.stalled.clear()
         self._world.schedule.after(self._redial_s, self._dial, link, link.generation)
+
+    def _down(self, node: Node, life: int, peer: str) -> None:
+        if node.life == life:
+            node.link_changed(peer, False)
 
     def _dial(self, link: Link, generation: int) -> None:
         if generation != link.generation or link.up:
@@ -140,7 +147,7 @@ class Network:
         link.up = True
         link.heard = generation
         link.last_arrival = self._world.schedule.now
-        self._world.nodes[link.sender].linked(link.to)
+        self._world.nodes[link.sender].link_changed(link.to, True)
 
     def node_started(self, name: str) -> None:
         """Its links, both ways, are to be dialled."""
@@ -252,7 +259,9 @@ class Connection:
 
     def _arrive(self, to: str, message: Any) -> None:
         if to == self.client:
-            if self.open:
+            if message is HANG_UP:
+                self.broken()
+            elif self.open:
                 self._receive(message)
             return
         node = self._world.nodes[self.node]
@@ -272,6 +281,11 @@ class Connection:
                 self._world.nodes[self.node].doors.hang_up(self)
             else:
                 self._send(self.client, self.node, HANG_UP)
+
+    def end_by_node(self) -> None:
+        """The node ends it; the client hears of that behind all that was sent."""
+        self.heard = False
+        self._send(self.node, self.client, HANG_UP)
 
     def broken(self) -> None:
         """The node, or the network, ended it."""

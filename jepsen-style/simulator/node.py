@@ -130,6 +130,10 @@ class Node:
         self.world.note("start", ("node", self.name), f"last={self.core.replica.journal.last_index}")
         self.world.invariants.node_started(self)
         self.world.network.node_started(self.name)
+        self.begin()
+
+    def begin(self) -> None:
+        """The loop's first turn."""
         self.wake()
 
     def _refuse_to_start(self, error: Exception) -> None:
@@ -211,17 +215,26 @@ class Node:
     def _receive(self, sender: str, message: PeerMessage) -> None:
         self.world.note("receive", ("node", self.name), f"from {sender}", message)
         self.world.invariants.before_receive(self, sender, message)
-        self.core.receive(sender, message, self.now)
+        self.take(sender, message)
         self.world.invariants.after_receive(self, sender, message)
         self._point()
+
+    def take(self, sender: str, message: PeerMessage) -> None:
+        """As `CommitLoop.receive`."""
+        self.core.receive(sender, message, self.now)
         self.wake()
 
-    def linked(self, peer: str) -> None:
-        """The link to ``peer`` is up."""
-        self._run(self.life, self._linked, (peer,))
+    def link_changed(self, peer: str, up: bool) -> None:
+        """The link to ``peer`` is up, or gone."""
+        if self.alive:
+            self._run(self.life, self.take_link_change, (peer, up))
 
-    def _linked(self, peer: str) -> None:
-        self.core.replica.peer_connected(peer, self.now)
+    def take_link_change(self, peer: str, up: bool) -> None:
+        """As `CommitLoop.peer_link_changed`."""
+        if up:
+            self.core.replica.peer_connected(peer, self.now)
+        else:
+            self.core.replica.peer_disconnected(peer)
         self.wake()
 
     def wake(self) -> None:
@@ -236,15 +249,19 @@ class Node:
         core.advance(self.now, self.clock.wall_ns(self.world.schedule.now))
         self._point()
         for outgoing in core.take_outbox():
-            self.world.note("send", ("node", self.name), f"to {outgoing.to}", outgoing.message)
-            self.world.invariants.leaving(self, outgoing.to, outgoing.message)
-            self.world.network.send(self.name, outgoing.to, outgoing.message)
-            self._point()
+            self.let_go(outgoing.to, outgoing.message)
         if core.wants_write:
             self._wake_writer()
         self.doors.after_turn()
         self._point()
         self._arm()
+
+    def let_go(self, to: str, message: PeerMessage) -> None:
+        """``message`` leaves for ``to``."""
+        self.world.note("send", ("node", self.name), f"to {to}", message)
+        self.world.invariants.leaving(self, to, message)
+        self.world.network.send(self.name, to, message)
+        self._point()
 
     def _arm(self) -> None:
         deadline = self.clock.when(self.core.next_deadline() + LATENESS_S)
@@ -269,7 +286,7 @@ class Node:
             self._begin(self.core.begin_write())
 
     def _begin(self, writes: Writes) -> None:
-        self.world.note("write", ("node", self.name), *_parts(writes))
+        self.world.note("write", ("node", self.name), *self.parts(writes))
         self._point()
         self.disk.begin(writes)
         delay = self.world.source.uniform(*self.world.plan.disk_s) * self.disk.slow
@@ -299,7 +316,7 @@ class Node:
             self.post(self.world.source.uniform(0, self.world.plan.loop_s), self._written, writes)
 
     def _written(self, writes: Writes) -> None:
-        self.world.note("written", ("node", self.name), *_parts(writes))
+        self.world.note("written", ("node", self.name), *self.parts(writes))
         self.core.end_write(writes, self.now)
         self._point()
         self.wake()
@@ -326,16 +343,16 @@ class Node:
         else:
             self.die("stopped cleanly")
 
-
-def _parts(writes: Writes) -> list[Any]:
-    """A transaction as values of an event."""
-    values: list[Any] = []
-    if writes.truncate_from is not None:
-        values.append(f"truncate from {writes.truncate_from}")
-    values += [("entry", entry.index) for entry in writes.entries]
-    if writes.hard_state is not None:
-        state = writes.hard_state
-        values.append(f"term={state.term} vote={state.vote} commit={state.commit}")
-    if writes.checkpoint is not None:
-        values.append(f"checkpoint={writes.checkpoint.applied}")
-    return values
+    @staticmethod
+    def parts(writes: Writes) -> list[Any]:
+        """A transaction as values of an event."""
+        values: list[Any] = []
+        if writes.truncate_from is not None:
+            values.append(f"truncate from {writes.truncate_from}")
+        values += [("entry", entry.index) for entry in writes.entries]
+        if writes.hard_state is not None:
+            state = writes.hard_state
+            values.append(f"term={state.term} vote={state.vote} commit={state.commit}")
+        if writes.checkpoint is not None:
+            values.append(f"checkpoint={writes.checkpoint.applied}")
+        return values

@@ -73,6 +73,8 @@ class Plan:
     """How often a producer gives all up at an error."""
     bad_batches: float = 0.0
     """Share of batches whose bytes are damaged: every node refuses them."""
+    stack: bool = False
+    """Loop and sessions are the product's own, on trio (`stack`)."""
     probes: bool = False
     """Ends with the scripted checks of elections (`ending`)."""
 
@@ -84,9 +86,10 @@ class Plan:
             for name in ("loss", "duplication", "reordering", "wire_damage", "drift")
             if getattr(self, name)
         )
+        where = (" on lmdb" if self.lmdb else "") + (" on trio" if self.stack else "")
         return (
-            f"{self.nodes} nodes{' on lmdb' if self.lmdb else ''}, {self.producers} producers, {self.subscribers}"
-            f" subscribers, {self.faults_s:.1f} s of [{faults}{'; ' + wire if wire else ''}]"
+            f"{self.nodes} nodes{where}, {self.producers} producers, {self.subscribers} subscribers,"
+            f" {self.faults_s:.1f} s of [{faults}{'; ' + wire if wire else ''}]"
         )
 
 
@@ -112,6 +115,9 @@ def make_plan(seed: int, source: random.Random) -> Plan:
     plan.real_wire = source.random() < 0.1
     plan.probes = nodes > 1 and source.random() < 0.25
     _choose_faults(plan, source)
+    if source.random() < 1 / 30:
+        plan.stack, plan.probes, plan.drift = True, False, 0.0
+        plan.rates.pop("pause", None)
     return plan
 
 

@@ -26,11 +26,15 @@ class Schedule:
         self._made += 1
         heapq.heappush(self._heap, (self.now + delay_s, self._made, action, arguments))
 
+    def pop(self) -> tuple[float, int, Callable[..., None], tuple[Any, ...]]:
+        """Take the next event out, unrun."""
+        return heapq.heappop(self._heap)
+
     def run_next(self) -> bool:
         """Run the next event; False if there is none."""
         if not self._heap:
             return False
-        self.now, _, action, arguments = heapq.heappop(self._heap)
+        self.now, _, action, arguments = self.pop()
         self.steps += 1
         action(*arguments)
         return True

@@ -19,6 +19,7 @@ from lanyinglog.wire.messages import (
     Start,
     Subscribe,
     Subscribed,
+    Welcome,
     from_frame,
 )
 from simulator.history import Violation
@@ -70,8 +71,6 @@ class Subscriber:
         self._heard_at = self._world.schedule.now
         self._request += 1
         connection.to_node((0, Hello(client=self.name)))
-        ask = Subscribe(self.filters, self._cursor.start, CREDIT_MESSAGES, CREDIT_BYTES)
-        connection.to_node((self._request, ask))
         if not self._world.nodes[name].alive:
             connection.broken()
         scale = self._world.plan.timing.election_timeout_s
@@ -103,7 +102,12 @@ class Subscriber:
         assert connection is not None
         self._heard_at = self._world.schedule.now
         try:
-            if isinstance(message, bytes):
+            if isinstance(message, Welcome):
+                ask = Subscribe(self.filters, self._cursor.start, CREDIT_MESSAGES, CREDIT_BYTES)
+                connection.to_node((self._request, ask))
+            elif isinstance(message, bytes):
+                self._take(connection, _push(message))
+            elif isinstance(message, Push):
                 self._take(connection, message)
             elif isinstance(message, Subscribed):
                 self._cursor.subscribed(message)
@@ -114,13 +118,7 @@ class Subscriber:
             words = f"{self.name} at {connection.node}: {error!r}"
             raise Violation("P2 continuity", words, ("client", self.name), ("node", connection.node)) from error
 
-    def _take(self, connection: Connection, frame: bytes) -> None:
-        decoder = FrameDecoder(frame_bytes_max=FRAME_BYTES_MAX)
-        decoder.feed(frame)
-        whole = decoder.next_frame()
-        assert whole is not None
-        push = from_frame(whole)
-        assert isinstance(push, Push)
+    def _take(self, connection: Connection, push: Push) -> None:
         self._cursor.pushed(push)
         messages = self._cursor.take()
         for message in messages:
@@ -148,3 +146,13 @@ class Subscriber:
             if self._matches(known.topic):
                 words = f"{self.name} never got seq {known.seq} from {node}"
                 raise Violation("P2 one order", words, ("client", self.name), ("node", node))
+
+
+def _push(frame: bytes) -> Push:
+    decoder = FrameDecoder(frame_bytes_max=FRAME_BYTES_MAX)
+    decoder.feed(frame)
+    whole = decoder.next_frame()
+    assert whole is not None
+    push = from_frame(whole)
+    assert isinstance(push, Push)
+    return push

@@ -28,6 +28,7 @@ from simulator.node import Clock, Node
 from simulator.plan import Plan, make_plan
 from simulator.producer import Publisher
 from simulator.schedule import Schedule
+from simulator.stack import StackNode, StackSchedule, run_on_trio
 from simulator.subscriber import Subscriber
 
 EngineNode.__hash__ = lambda self: zlib.crc32(self.id.encode())  # type: ignore[method-assign]
@@ -56,7 +57,7 @@ class World:
     def __init__(self, plan: Plan, source: random.Random) -> None:
         self.plan = plan
         self.source = source
-        self.schedule = Schedule()
+        self.schedule = StackSchedule() if plan.stack else Schedule()
         self.history = History()
         self.faults_seen: dict[str, int] = {}
         self.names = [f"n{n}" for n in range(1, plan.nodes + 1)]
@@ -69,8 +70,11 @@ class World:
         for name in self.names:
             directory = None if self._directory is None else self._directory / name
             rate = 1 + source.uniform(-plan.drift, plan.drift)
-            clock = Clock(rate, source.uniform(0, 1000))
-            self.nodes[name] = Node(self, name, Disk(name, source, directory), clock)
+            disk = Disk(name, source, directory)
+            if plan.stack:
+                self.nodes[name] = StackNode(self, name, disk, Clock(1.0, 0.0))
+            else:
+                self.nodes[name] = Node(self, name, disk, Clock(rate, source.uniform(0, 1000)))
         self.network = Network(self)
         self.publishers = [Publisher(self, f"p{n}") for n in range(1, plan.producers + 1)]
         self.subscribers = [Subscriber(self, f"s{n}") for n in range(1, plan.subscribers + 1)]
@@ -101,7 +105,8 @@ class World:
 
     def finish(self) -> None:
         """Heal everything, and judge."""
-        self.faults.heal()
+        self.schedule.at(self.schedule.now, self.faults.heal)
+        self.schedule.run_until(self.schedule.now)
         self.ending.run()
 
     def close(self) -> None:
@@ -129,7 +134,10 @@ def simulate_plan(plan: Plan, source: random.Random, *, trace: bool = False, dig
     world = World(plan, source)
     violation: Violation | None = None
     try:
-        world.run()
+        if plan.stack:
+            run_on_trio(world)
+        else:
+            world.run()
     except Violation as broken:
         violation = broken
     finally:
