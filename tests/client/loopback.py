@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
+import anyio
 import trio
 from memory_service import MemoryLogService, MemoryTicket
 
@@ -182,6 +183,10 @@ class Loopback:
 
         self._token.run_sync_soon(act)
         return done.result()
+
+    async def wait_submitted(self) -> None:
+        """Returns when the leader took one more batch; fails after 10 s. For asyncio and trio."""
+        assert await anyio.to_thread.run_sync(partial(self.submitted.acquire, timeout=10)), "no batch came"
 
     def lead(self, place: int | None) -> None:
         """From now on that node leads, or none."""

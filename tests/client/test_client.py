@@ -337,7 +337,7 @@ def test_closing_ends_what_is_under_way(cluster: Loopback, backend: str) -> None
             tasks.start_soon(wait, client.publish("t", b"y"))
             tasks.start_soon(wait, publisher.flush())
             for _ in range(2):
-                await anyio.to_thread.run_sync(cluster.submitted.acquire)
+                await cluster.wait_submitted()
         assert sorted(end.__name__ for end in ends) == ["NotSent", "OutcomeUnknown", "OutcomeUnknown"]
         with pytest.raises(NotSent, match="closed"):
             await publisher.send("t", b"z")

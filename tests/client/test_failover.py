@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import anyio
 import pytest
 from client.loopback import QUICK, Loopback, cutting
@@ -77,7 +79,7 @@ def test_a_batch_whose_leader_was_deposed_is_stored_once(three: Loopback, backen
         async with connect(three) as client:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(publish, client)
-                await anyio.to_thread.run_sync(three.submitted.acquire)
+                await three.wait_submitted()
                 if stored:
                     # Its answer stays in the proxy, which is then cut.
                     three.do(three.proxies[0].freeze)
@@ -95,7 +97,8 @@ def test_a_batch_whose_leader_was_deposed_is_stored_once(three: Loopback, backen
 
 def test_a_leader_that_freezes_is_given_up(three: Loopback, backend: str) -> None:
     async def main() -> None:
-        async with connect(three) as client:
+        timing = replace(QUICK, stall_s=60.0)
+        async with lanyinglog.connect(three.servers, timing=timing) as client:
             await client.publish("t", b"1")
             three.do(three.proxies[0].freeze)
             three.lead(1)
@@ -111,10 +114,10 @@ def test_a_leader_that_answers_pings_and_nothing_else_is_given_up(three: Loopbac
         async with connect(three) as client:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(client.publish, "t", b"1")
-                await anyio.to_thread.run_sync(three.submitted.acquire)
+                await three.wait_submitted()
                 before = three.proxies[0].connections
                 # The next try of the same batch: on a new connection, after `stall_s`.
-                await anyio.to_thread.run_sync(three.submitted.acquire)
+                await three.wait_submitted()
                 assert three.proxies[0].connections > before
                 three.do(three.log.release)
             assert len(await read_all(client)) == 1

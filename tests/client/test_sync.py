@@ -232,7 +232,7 @@ def test_closing_ends_waits_in_other_threads(cluster: Loopback, client: lanyingl
     threads = [threading.Thread(target=wait, args=work) for work in works.items()]
     for thread in threads:
         thread.start()
-    cluster.submitted.acquire()
+    assert cluster.submitted.acquire(timeout=10)
     client.close()
     for thread in threads:
         thread.join(timeout=5)
