@@ -51,6 +51,8 @@ class Faults:
             node.disk.slow = 1.0
             node.resume()
             node.start()
+            for n in range(1, 6):  # who was about to stop, and does so only now, is started again
+                world.schedule.after(n * self._scale, self._start_if_dead, node)
         world.network.heal()
 
     # ---------------------------------------------------------------------------------------------------- choices
