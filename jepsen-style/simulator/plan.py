@@ -98,7 +98,7 @@ def make_plan(seed: int, source: random.Random) -> Plan:
     nodes = source.choices((1, 3, 5), (8, 57, 35))[0]
     election_s = source.choice((0.3, 0.3, 0.5, 1.0))
     plan = Plan(seed, nodes, Timing(heartbeat_s=election_s / 10, election_timeout_s=election_s))
-    plan.lmdb = source.random() < 1 / 40
+    plan.lmdb = source.random() < 1 / 60
     plan.faults_s = election_s * source.uniform(4, 16)
     plan.link_s = source.choice(((0.0001, 0.0006), (0.0002, 0.003), (0.0002, 0.003), (0.002, election_s / 12)))
     plan.disk_s = source.choice(((0.0003, 0.001), (0.0005, 0.004), (0.001, election_s / 10)))
@@ -115,7 +115,7 @@ def make_plan(seed: int, source: random.Random) -> Plan:
     plan.real_wire = source.random() < 0.1
     plan.probes = nodes > 1 and source.random() < 0.25
     _choose_faults(plan, source)
-    if source.random() < 1 / 30:
+    if source.random() < 1 / 50:
         plan.stack, plan.probes, plan.drift = True, False, 0.0
         plan.rates.pop("pause", None)
     return plan

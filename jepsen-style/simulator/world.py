@@ -31,7 +31,17 @@ from simulator.schedule import Schedule
 from simulator.stack import StackNode, StackSchedule, run_on_trio
 from simulator.subscriber import Subscriber
 
-EngineNode.__hash__ = lambda self: zlib.crc32(self.id.encode())  # type: ignore[method-assign]
+
+class _Hashes(dict[str, int]):
+    """Name -> a hash that is the same in every process."""
+
+    def __missing__(self, name: str) -> int:
+        self[name] = zlib.crc32(name.encode())
+        return self[name]
+
+
+_hashes = _Hashes()
+EngineNode.__hash__ = lambda self: _hashes[self._id]  # type: ignore[method-assign]
 
 
 @dataclass(slots=True)
