@@ -71,6 +71,10 @@ class Arena:
         """Nanoseconds since the run began."""
         return time.monotonic_ns() - self._epoch_ns
 
+    def since_epoch(self, monotonic_ns: int) -> int:
+        """A time of the monotonic clock as nanoseconds since the run began."""
+        return monotonic_ns - self._epoch_ns
+
     def hold(self, order: Order) -> None:
         """Waits as long as the fault is to last, or until the run is over."""
         self.over.wait(order.seconds)

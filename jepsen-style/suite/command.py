@@ -22,6 +22,8 @@ from suite.scenarios import SCENARIOS
 from suite.settings import Settings
 
 VALID, VIOLATION, UNKNOWN = 0, 1, 2
+DEFECT_ROUNDS, DEFECT_S = 8, 20.0
+"""A planted defect is looked for in so many rounds of so many seconds."""
 
 
 def main(arguments: list[str]) -> int:
@@ -34,8 +36,12 @@ def main(arguments: list[str]) -> int:
     seed = options.seed if options.seed is not None else secrets.randbelow(1 << 31)
     directory = options.report or Path("jepsen-report") / time.strftime("%Y%m%d-%H%M%S")
     directory.mkdir(parents=True, exist_ok=True)
-    settings = _settings(options, seed, directory.resolve())
+    if options.faults is None:
+        options.faults = DEFECTS[options.defect].faults if options.defect else faults.NAMES
     rounds = 1 if options.seconds is not None else PRESETS[options.preset].rounds
+    if options.defect:
+        rounds, options.seconds = DEFECT_ROUNDS, options.seconds or DEFECT_S
+    settings = _settings(options, seed, directory.resolve())
     print(f"seed {seed}; replay: {settings.replay}", flush=True)
 
     def run(place: Sandbox) -> int:
@@ -54,6 +60,7 @@ def _rounds(settings: Settings, rounds: int, place: Sandbox) -> int:
     print(place.words, flush=True)
     summary: dict[str, Any] = {"valid": "unknown", "seed": settings.seed}
     code = UNKNOWN
+    began = time.monotonic()
     try:
         for number in range(rounds):
             one = settings
@@ -66,6 +73,10 @@ def _rounds(settings: Settings, rounds: int, place: Sandbox) -> int:
             code = {True: VALID, False: VIOLATION, None: UNKNOWN}[outcome.valid]
             if code != VALID:
                 break
+        if settings.defect:
+            summary |= {"found": code == VIOLATION, "after_s": round(time.monotonic() - began, 1), "rounds": number + 1}
+            found = f"found as {', '.join(summary['anomalies'])}" if code == VIOLATION else "NOT FOUND"
+            print(f"{settings.defect}: {found} after {summary['after_s']:g} s, {number + 1} rounds", flush=True)
     except KeyboardInterrupt:
         summary |= {"valid": "unknown", "why": "interrupted"}
         code = UNKNOWN
@@ -120,7 +131,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--preset", choices=sorted(PRESETS), default="smoke", help="how much (smoke)")
     add("--seconds", type=float, metavar="S", help="instead of the preset's: how long faults go on")
     add("--seed", type=int, metavar="N", help="draws the schedule and all else that is random")
-    add("--faults", type=_names(faults.NAMES), default=faults.NAMES, metavar="A,B", help="only these faults; or none")
+    add("--faults", type=_names(faults.NAMES), metavar="A,B", help="only these faults; or none")
     add("--workload", type=_names(workloads.NAMES), default=workloads.NAMES, metavar="A,B", help="only these workloads")
     add("--scenario", choices=sorted(SCENARIOS), metavar="NAME", help="a script instead of random faults")
     add("--nodes", type=int, metavar="N", help="nodes of the cluster (3)")
@@ -131,7 +142,7 @@ def _parser() -> argparse.ArgumentParser:
     lists = {
         "faults": _table((name, faults.purpose(name)) for name in faults.NAMES),
         "workloads": _table((name, workloads.purpose(name)) for name in workloads.NAMES),
-        "defects": _table((name, words) for name, words in DEFECTS.items()),
+        "defects": _table((name, one.words) for name, one in DEFECTS.items()),
         "scenarios": _table((name, one.words) for name, one in SCENARIOS.items()),
     }
     for name, text in lists.items():

@@ -22,6 +22,8 @@ _CONTROL = struct.Struct("<III")
 _OFFSET = struct.Struct("<q")
 _BLOCK_BYTES = 512
 """What a disk writes in one piece."""
+USUAL_SYNC_MS = 0.8
+"""What a sync takes on a good day. Disks in memory need no time for it, and would never be caught in the middle."""
 FILLER = "filler"
 
 
@@ -63,6 +65,7 @@ class Disk:
         self._control_file.write_bytes(bytes(_CONTROL.size))
         self._clock = _map(self.clock_file)
         self._control = _map(self._control_file)
+        self.set_sync()
 
     @property
     def file(self) -> Path:
@@ -88,7 +91,7 @@ class Disk:
     def set_sync(self, *, delay_ms: float = 0.0, failures: int = 0) -> None:
         """Each sync takes ``delay_ms`` more; the next ``failures`` of them fail with EIO."""
         syncs = _CONTROL.unpack_from(self._control)[2]
-        _CONTROL.pack_into(self._control, 0, int(delay_ms * 1000), failures, syncs)
+        _CONTROL.pack_into(self._control, 0, int((delay_ms + USUAL_SYNC_MS) * 1000), failures, syncs)
 
     @property
     def failures_left(self) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lanyinglog.errors import CorruptEntry, LanyingError
+from lanyinglog.errors import LanyingError
 from lanyinglog.machine.state_machine import places
 from lanyinglog.record import decode_run
 from lanyinglog.store.environment import LmdbStore
@@ -51,9 +51,13 @@ def image_of(messages: Sequence[tuple[int, int]]) -> Image:
     return image
 
 
+UNREADABLE = 0
+"""In the place of an entry's index: the file, or an entry in it, can't be read."""
+
+
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Two nodes' data files are not the same."""
+    """Two nodes' data files are not the same, or (`UNREADABLE`) one can't be read."""
 
     node: str
     other: str
@@ -83,7 +87,7 @@ class DataFile:
 
 
 def read(directories: Mapping[str, Path], *, cluster: str) -> tuple[Image, list[Difference]]:
-    """The log in the data directories of all nodes, and where they differ. `LanyingError` if none can be read."""
+    """The log in the data directories of all nodes, and where they differ. Empty if none can be read."""
     files: list[DataFile] = []
     differences: list[Difference] = []
     try:
@@ -91,9 +95,9 @@ def read(directories: Mapping[str, Path], *, cluster: str) -> tuple[Image, list[
             try:
                 files.append(DataFile(node, directory, cluster=cluster))
             except LanyingError as error:
-                differences.append(Difference(node, node, 0, f"its data can't be opened: {error.message}"))
+                differences.append(Difference(node, node, UNREADABLE, error.message))
         if not files:
-            raise LanyingError("no node's data can be opened: " + "; ".join(one.words for one in differences))
+            return Image(), differences
         reference = max(files, key=lambda one: one.applied)
         for other in files:
             if other is not reference:
@@ -116,8 +120,8 @@ def build(source: DataFile, differences: list[Difference]) -> Image:
                 for message in decode_run(run, first_seq=place.first_seq, timestamp=place.timestamp):
                     found = identify(message.topic, message.payload)
                     image.add(-1 if found is None else found, message.timestamp)
-    except CorruptEntry as error:
-        differences.append(Difference(source.node, source.node, image.entries + 1, error.message))
+    except LanyingError as error:
+        differences.append(Difference(source.node, source.node, UNREADABLE, error.message))
     return image
 
 
@@ -134,8 +138,8 @@ def compare(reference: DataFile, other: DataFile) -> list[Difference]:
                 found.append(Difference(other.node, reference.node, entry.index, words))
                 if len(found) == DIFFERENCES_MAX:
                     break
-    except CorruptEntry as error:
-        found.append(Difference(other.node, reference.node, 0, error.message))
+    except LanyingError as error:
+        found.append(Difference(other.node, reference.node, UNREADABLE, error.message))
     return found
 
 

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import psutil
 
-from lanyinglog.errors import LanyingError
 from suite import faults, scenarios, schedule
 from suite.arena import Arena, Happened, Order, Skipped
 from suite.checkers import Finding, Findings, check
@@ -25,7 +24,7 @@ from suite.cluster import Cluster
 from suite.disks import Disk, compile_shim, mount_disk
 from suite.faults import ISOLATION, SHIM, SIZED_DISK
 from suite.history import History, load
-from suite.image import Image, read
+from suite.image import UNREADABLE, Image, read
 from suite.links import Layers, Links
 from suite.places import Cables, plan
 from suite.presets import DISK_BYTES
@@ -167,6 +166,8 @@ class Run:
         self._tell("reading everything back from every node")
         workers.finish(timeout_s=FINISH_S_MAX)
         outcome.problems += workers.problems
+        for words in workers.unserved:
+            arena.remark("no-recovery", words)
         for name in cluster.names:
             cluster.stop(name)
         outcome.book, outcome.skipped = arena.book, arena.skipped
@@ -246,28 +247,31 @@ class Run:
         assert arena is not None
         began = time.monotonic()
         findings = Findings()
-        directories = {name: node.disk.data / "main" for name, node in cluster.nodes.items()}
-        try:
-            outcome.image, differences = read(directories, cluster=CLUSTER)
-        except LanyingError as error:
-            outcome.problems.append(f"no data file can be read: {error.message}")
-            return
-        for one in differences:
-            words = f"{one.node}: entry {one.index}, compared with {one.other}: {one.words}"
-            findings.add("replica-divergence", words)
         for end in cluster.ends:
             words = f"{end.node} ended with code {end.code}; its log says why"
-            findings.add("node-ended", words, t_ns=end.at_ns - arena._epoch_ns)
+            findings.add("node-ended", words, t_ns=arena.since_epoch(end.at_ns))
         for anomaly, words, t_ns in arena.remarks:
             findings.add(anomaly, words, t_ns=t_ns)
-        said = check(outcome.history, outcome.image)
-        if outcome.problems:
-            said.drop("phantom")  # what a worker that ended early had sent may be missing from the history
-        outcome.findings = [*findings.told, *said.told]
-        outcome.counts = {**findings.counts, **said.counts}
+        self._check_data(cluster, findings)
+        outcome.findings, outcome.counts = findings.told, findings.counts
         outcome.checked_s += time.monotonic() - began
         if outcome.counts:
             self._keep_data(cluster)
+
+    def _check_data(self, cluster: Cluster, findings: Findings) -> None:
+        """The data files against each other, and the history against them."""
+        outcome = self._outcome
+        directories = {name: node.disk.data / "main" for name, node in cluster.nodes.items()}
+        outcome.image, differences = read(directories, cluster=CLUSTER)
+        for one in differences:
+            if one.index == UNREADABLE:
+                findings.add("unreadable-data", f"{one.node}: {one.words}")
+            else:
+                words = f"{one.node}: entry {one.index}, compared with {one.other}: {one.words}"
+                findings.add("replica-divergence", words)
+        check(outcome.history, outcome.image, findings)
+        if outcome.problems:
+            findings.drop("phantom")  # what a worker that ended early had sent may be missing from the history
 
     def _keep_logs(self, cluster: Cluster) -> None:
         for name, node in cluster.nodes.items():

@@ -26,9 +26,9 @@ SCENARIOS: dict[str, Scenario] = {
         cycle_s=9.0,
         script=(
             (0.0, 2.5, "pause", "minority", {}),
-            (1.0, 3.0, "power", "leader", {}),
+            (1.0, 3.0, "power", "leader", {"brownout_ms": 50}),
             (3.0, 2.5, "pause", "minority", {}),
-            (6.2, 1.0, "power", "all", {}),
+            (6.2, 1.0, "power", "all", {"brownout_ms": 50}),
         ),
     ),
     "one-flipped-bit": Scenario(
@@ -46,7 +46,7 @@ SCENARIOS: dict[str, Scenario] = {
         "NATS 2.12 (Jepsen, 2025): all nodes lose power at the same moment, again and again.",
         nodes=3,
         cycle_s=5.0,
-        script=((0.0, 0.5, "power", "all", {}),),
+        script=((0.0, 0.5, "power", "all", {"brownout_ms": 50}),),
     ),
 }
 

@@ -56,6 +56,7 @@ class Worker:
         self.stop = trio.Event()
         self.reading = trio.Event()
         self.problems: list[str] = []
+        self.unserved: list[str] = []
 
     def session(self, lane: int, interval_s: float) -> Session:
         return Session(
@@ -84,7 +85,7 @@ class Worker:
             if self.plan["final_reads"]:
                 await self._final_reads()
             self.recorder.close()
-            self._say({"finished": True, "problems": self.problems})
+            self._say({"finished": True, "problems": self.problems, "unserved": self.unserved})
             nursery.cancel_scope.cancel()
 
     async def _work(self, one: dict[str, Any]) -> None:
@@ -106,9 +107,9 @@ class Worker:
                 try:
                     await self._read_all(session, server, place)
                 except LanyingError as error:
-                    self.problems.append(f"the final read from {node} ended with {error.code}: {error.message}")
+                    self.unserved.append(f"the final read from {node} ended with {error.code}: {error.message}")
             if scope.cancelled_caught:
-                self.problems.append(f"the final read from {node} took more than {FINAL_READ_S_MAX:g} s")
+                self.unserved.append(f"the final read from {node} took more than {FINAL_READ_S_MAX:g} s")
 
     async def _read_all(self, session: Session, server: str, place: int) -> None:
         async with (

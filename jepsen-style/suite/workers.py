@@ -28,6 +28,8 @@ class Workers:
         self.files: list[Path] = []
         self.tallies: list[dict[str, Any]] = []
         self.problems: list[str] = []
+        self.unserved: list[str] = []
+        """Final reads that did not come to an end: the product's failure, not the suite's."""
         self._processes: list[subprocess.Popen[bytes]] = []
         self._stopped: list[threading.Event] = []
         self._finished: list[threading.Event] = []
@@ -75,6 +77,7 @@ class Workers:
                 self._stopped[place].set()
             if told.get("finished"):
                 self.problems += told["problems"]
+                self.unserved += told["unserved"]
                 self._finished[place].set()
         if not self._finished[place].is_set():
             self.problems.append(f"a worker process ended early; {log.name} says why")

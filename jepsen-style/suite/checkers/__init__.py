@@ -7,7 +7,7 @@ report prints it, a test plants each of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,7 @@ ANOMALIES = {
     "stale-read": "a client's read up to the newest message ended before one that this client had seen acknowledged.",
     "torn-read": "P3: a read up to the newest message ended inside a batch.",
     "replica-divergence": "P2: the data files of two nodes differ in an entry that both have applied.",
+    "unreadable-data": "P1: the data file of a node can't be read after the run, or an entry in it fails its checksum.",
     "node-ended": "a node ended although nothing was done to it that it may not survive.",
     "ignored-io-error": "P1: a node went on after a sync of its disk had failed.",
     "no-recovery": "P9: after everything was healed, the cluster did not come back in time.",
@@ -81,11 +82,11 @@ class Findings:
 Checker = Callable[[History, Image, Findings], None]
 
 
-def check(history: History, image: Image, checkers: Sequence[Checker] | None = None) -> Findings:
-    """Everything that the history and the log say against the product."""
+def check(history: History, image: Image, findings: Findings | None = None) -> Findings:
+    """Everything that the history and the log say against the product, added to ``findings``."""
     from suite.checkers import readers, writers
 
-    findings = Findings()
-    for checker in checkers or (*writers.CHECKERS, *readers.CHECKERS):
+    findings = findings or Findings()
+    for checker in (*writers.CHECKERS, *readers.CHECKERS):
         checker(history, image, findings)
     return findings

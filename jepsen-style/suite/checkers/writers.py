@@ -135,12 +135,13 @@ def _check_log(index: Index, sent: dict[int, int], findings: Findings) -> None:
 def check_order(history: History, image: Image, findings: Findings) -> None:
     """reordered, realtime-order, timestamp-order."""
     newest: dict[int, tuple[int, int]] = {}
+    repeated = {second for _, _, second in Index(image).duplicates}
     before = 0
     for seq, (identity, timestamp) in enumerate(zip(image.identities, image.timestamps, strict=True), 1):
         if timestamp <= before:
             findings.add("timestamp-order", f"seq {seq} has timestamp {timestamp}, the one before it {before}")
         before = timestamp
-        if identity < 0:
+        if identity < 0 or seq in repeated:
             continue
         lane = identity >> COUNTER_BITS
         last, last_seq = newest.get(lane, (-1, 0))

@@ -13,7 +13,7 @@ HARD = True
 
 
 def draw(source: random.Random, nodes: int) -> tuple[str, dict[str, Any]]:
-    return source.choices((LEADER, FOLLOWER, ANY, MAJORITY, ALL), (3, 2, 1, 1, 4))[0], {}
+    return source.choices((LEADER, FOLLOWER, ANY, MAJORITY, ALL), (3, 2, 1, 1, 4))[0], {"brownout_ms": source.choice((0, 30, 100))}
 
 
 def inflict(arena: Arena, order: Order) -> None:
@@ -21,8 +21,15 @@ def inflict(arena: Arena, order: Order) -> None:
         arena.take(order) as nodes,
         arena.told(order, f"power cut at {words_for(order, nodes)}", nodes) as happened,
     ):
+        # A failing supply makes disks slow first, so that there is something to lose.
+        disks = [arena.cluster.nodes[node].disk for node in nodes]
+        for disk in disks:
+            disk.set_sync(delay_ms=order.settings["brownout_ms"])
+        arena.over.wait(2 * order.settings["brownout_ms"] / 1000)
         lost = arena.cluster.pull_plug(nodes, random.Random(order.seed))
         happened.words += f": {lost} unsynced blocks lost"
+        for disk in disks:
+            disk.set_sync()
         arena.hold(order)
         for node in nodes:
             arena.cluster.start(node)
