@@ -6,6 +6,7 @@ Some dozens of seeds: campaigns of thousands are the program's own business (doc
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ from simulator import command, scoreboard
 from simulator.campaign import campaign, seeds_of
 from simulator.defects import DEFECTS
 from simulator.history import History, Violation
-from simulator.world import simulate
+from simulator.plan import make_plan
+from simulator.world import Outcome, simulate, simulate_plan
 
 from lanyinglog.raft.guard import Guard
 
@@ -57,6 +59,29 @@ def test_a_seed_that_failed_once_holds(seed: int) -> None:
 
 def test_a_seed_is_the_same_run_in_every_process() -> None:
     assert scoreboard.check_determinism(7_000, 8) == 0
+
+
+def on_trio(seed: int) -> Outcome:
+    """``seed`` with the product's own loop and sessions, which few seeds have by themselves."""
+    source = random.Random(seed)
+    plan = make_plan(seed, source)
+    plan.stack, plan.probes, plan.drift = True, False, 0.0
+    plan.rates.pop("pause", None)
+    return simulate_plan(plan, source, digest=True)
+
+
+def test_whole_nodes_on_trio_hold_and_repeat() -> None:
+    outcomes = [on_trio(seed) for seed in range(3)]
+    assert [outcome.violation for outcome in outcomes if outcome.violation] == []
+    assert sum(outcome.acknowledged for outcome in outcomes) > 100
+    assert [on_trio(seed).digest for seed in range(3)] == [outcome.digest for outcome in outcomes]
+
+
+def test_a_planted_defect_is_caught_on_trio_too() -> None:
+    with DEFECTS["acknowledges_appended"].plant():
+        violation = on_trio(0).violation
+    assert violation is not None
+    assert violation.rule == "P1 durable"
 
 
 def test_two_seeds_are_two_runs() -> None:
