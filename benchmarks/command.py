@@ -6,7 +6,7 @@ import argparse
 import json
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks import machine, report
@@ -14,7 +14,7 @@ from benchmarks.payloads import made_up, read_lines
 from benchmarks.processes import raise_file_limit
 from benchmarks.question import Question, Scale
 from benchmarks.questions import ALL as QUESTIONS
-from benchmarks.runner import compare
+from benchmarks.runner import Outcome, compare
 from benchmarks.system import System
 from benchmarks.systems import ALL as SYSTEMS
 
@@ -29,7 +29,11 @@ def main(arguments: Sequence[str]) -> int:
         _list()
         return 0
     if options.verb == "report":
-        print(report.markdown(json.loads(options.file.read_text()), plots=options.plots), end="")
+        page = report.markdown(json.loads(options.file.read_text()), plots=options.plots)
+        if options.into:
+            options.into.write_text(report.replace_results(options.into.read_text(), page))
+        else:
+            print(page, end="")
         return 0
     return _measure(options)
 
@@ -53,10 +57,11 @@ def _parser() -> argparse.ArgumentParser:
     shown = verbs.add_parser("report", help="what --json wrote, as Markdown with plots")
     shown.add_argument("file", metavar="FILE", type=Path)
     shown.add_argument("--plots", metavar="DIR", type=Path, help="write SVG plots there, and refer to them")
+    shown.add_argument("--into", metavar="PAGE", type=Path, help="in place of the results in a document, not printed")
     return parser
 
 
-def _names(known: dict[str, Question] | dict[str, System]) -> object:
+def _names(known: dict[str, Question] | dict[str, System]) -> Callable[[str], list[str]]:
     def parse(text: str) -> list[str]:
         names = text.split(",")
         for name in names:
@@ -80,7 +85,7 @@ def _list() -> None:
 
 def _measure(options: argparse.Namespace) -> int:
     raise_file_limit()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exception: clusters are taken away
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C: clusters go, figures so far are shown
     systems, skipped = _installed(options.systems)
     if not systems:
         print(f"nothing to measure: {skipped}", file=sys.stderr)
@@ -93,13 +98,18 @@ def _measure(options: argparse.Namespace) -> int:
         f" {sum(map(len, lines)) / len(lines):.0f} bytes each",
         "rounds": f"{rounds}{', quick' if options.quick else ''}",
     }
-    outcome = compare(
-        [QUESTIONS[name] for name in options.questions],
-        systems,
-        rounds=rounds,
-        scale=Scale(options.quick, lines),
-        report=lambda words: print(words, file=sys.stderr, flush=True),
-    )
+    outcome = Outcome()
+    try:
+        compare(
+            [QUESTIONS[name] for name in options.questions],
+            systems,
+            outcome,
+            rounds=rounds,
+            scale=Scale(options.quick, lines),
+            report=lambda words: print(words, file=sys.stderr, flush=True),
+        )
+    except (KeyboardInterrupt, BaseExceptionGroup):  # trio wraps an interrupt into a group
+        outcome.troubles.append("the run was interrupted")
     results = report.as_json(facts, systems, skipped, outcome)
     print(report.text(results), end="")
     if options.json:

@@ -46,13 +46,14 @@ def bars(title: str, metric: str, answers: Sequence[dict[str, Any]]) -> str:
 
 
 class _Axis:
+    """From a figure to a length in pixels."""
+
     def __init__(self, metrics: Sequence[dict[str, Any]]) -> None:
         values = [value for metric in metrics for value in metric["runs"] if value > 0] or [1.0]
         self.logarithmic = max(values) > LOG_FROM * min(values)
-        self._low, self._high = min(values) / 2, max(values)
+        self._low, self._high = float(min(values)) / 2, float(max(values))
 
     def __call__(self, value: float) -> float:
-        """Pixels."""
         room = WIDTH - LABELS - FIGURES
         if value <= 0:
             return 0.0

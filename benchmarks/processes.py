@@ -75,9 +75,11 @@ class Workplace:
 
     def cpu_s(self) -> float:
         """CPU seconds of all processes so far, user and system, what they started included."""
-        return sum(
-            times.user + times.system + times.children_user + times.children_system
-            for times in (one.cpu_times() for one in self._alive())
+        return float(
+            sum(
+                times.user + times.system + times.children_user + times.children_system
+                for times in (one.cpu_times() for one in self._alive())
+            )
         )
 
     def memory_bytes(self, name: str) -> int:

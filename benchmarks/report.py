@@ -14,6 +14,7 @@ from benchmarks.questions import ALL as QUESTIONS
 from benchmarks.runner import Outcome, number
 from benchmarks.system import System
 
+RESULTS_BEGIN, RESULTS_END = "<!-- results -->", "<!-- end of results -->"
 Results = dict[str, Any]
 """``machine``: fact by name; ``systems``: by name ``version``, ``client``, ``durability``; ``skipped``: why, by name;
 ``troubles``: sentences; ``answers``: each with ``question``, ``cell``, ``system`` and ``metrics``, by name ``median``,
@@ -102,6 +103,15 @@ def markdown(results: Results, *, plots: Path | None = None) -> str:
     for question, answers in by_question(results).items():
         parts.append(_section(question, answers, plots))
     return "\n".join(parts)
+
+
+def replace_results(page: str, results: str) -> str:
+    """``page`` with ``results`` between its marks; `ValueError` if it has none."""
+    before, begins, rest = page.partition(RESULTS_BEGIN)
+    _, ends, after = rest.partition(RESULTS_END)
+    if not begins or not ends:
+        raise ValueError(f"the page has no {RESULTS_BEGIN} ... {RESULTS_END}")
+    return f"{before}{begins}\n\n{results}\n{ends}{after}"
 
 
 def _section(question: str, answers: Sequence[dict[str, Any]], directory: Path | None) -> str:

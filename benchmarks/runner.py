@@ -38,7 +38,11 @@ class Outcome:
 
     def answers(self) -> list[Answer]:
         """Medians and spreads, by question, then variant, then system."""
-        return [Answer(question, system, cell, spreads(runs)) for (question, cell, system), runs in self.runs.items()]
+        return [
+            Answer(question, system, cell, spreads(runs))
+            for (question, cell, system), runs in self.runs.items()
+            if runs
+        ]
 
 
 def rotated(systems: Sequence[System], round_number: int) -> list[System]:
@@ -50,10 +54,17 @@ def rotated(systems: Sequence[System], round_number: int) -> list[System]:
 
 
 def compare(
-    questions: Sequence[Question], systems: Sequence[System], *, rounds: int, scale: Scale, report: Report
-) -> Outcome:
-    """All ``questions`` to all ``systems``, ``rounds`` times; ``report`` hears of each figure as it comes."""
-    outcome = Outcome({key: [] for question in questions for key in _keys(question, systems, scale)})
+    questions: Sequence[Question],
+    systems: Sequence[System],
+    outcome: Outcome,
+    *,
+    rounds: int,
+    scale: Scale,
+    report: Report,
+) -> None:
+    """All ``questions`` to all ``systems``, ``rounds`` times, into ``outcome``, which has all so far when it is
+    interrupted; ``report`` hears of each figure as it comes."""
+    outcome.runs |= {key: [] for question in questions for key in _keys(question, systems, scale)}
     for question in questions:
         for round_number in range(rounds):
             for system in rotated([one for one in systems if question.name in one.answers], round_number):
@@ -64,8 +75,6 @@ def compare(
                     words = str(error) if isinstance(error, Trouble) else traceback.format_exc(limit=-5)
                     outcome.troubles.append(f"{question.name}, {system.name}: {words}")
                     report(f"  {words}")
-    outcome.runs = {key: runs for key, runs in outcome.runs.items() if runs}
-    return outcome
 
 
 def _keys(question: Question, systems: Sequence[System], scale: Scale) -> Iterator[tuple[str, str, str]]:

@@ -13,13 +13,14 @@ import time
 import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from itertools import count as count_from
-from typing import Any
+from typing import Any, TypeVar
 
 from benchmarks.machine import program_version
 from benchmarks.processes import Trouble, Workplace, find_program, free_ports, workplace
 from benchmarks.schedule import Schedule, latency_s, now_ns, stamp
 from benchmarks.system import NODES, Cluster, Load, Published, System
 
+T = TypeVar("T")
 IN_FLIGHT = 256
 """Puts in flight when a client publishes as fast as it can; more did not help."""
 QUOTA_BYTES = 8 << 30
@@ -42,7 +43,7 @@ def varint(value: int) -> bytes:
 
 def encode(*fields: tuple[int, bytes | int]) -> bytes:
     """Fields by number: bytes as they are, integers as varints."""
-    parts = []
+    parts: list[bytes] = []
     for number, value in fields:
         if isinstance(value, int):
             parts += (varint(number << 3), varint(value))
@@ -127,8 +128,8 @@ class EtcdCluster(Cluster):
             self.place.spawn(f"m{i}", [find_program("etcd") or "", *words])
         self.place.wait(lambda: all(map(_is_healthy, self._clients)), what="healthy members")
 
-    def _run(self, work: Callable[[Any], Awaitable[Any]]) -> Any:
-        async def run() -> Any:
+    def _run(self, work: Callable[[Any], Awaitable[T]]) -> T:
+        async def run() -> T:
             import grpc
 
             async with grpc.aio.insecure_channel(f"127.0.0.1:{self._clients[0]}") as channel:

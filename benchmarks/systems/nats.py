@@ -16,7 +16,7 @@ import time
 import urllib.request
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from benchmarks import compiled
 from benchmarks.machine import program_version
@@ -26,6 +26,7 @@ from benchmarks.schedule import Schedule, latency_s, now_ns, stamp
 from benchmarks.system import NODES, TOPIC, Closed, Cluster, Delivered, Load, Published, System
 from benchmarks.systems.sockets import Talk, closed, sockets
 
+T = TypeVar("T")
 SOURCE = "nats_client.c"
 LIBRARY = "nats"
 STREAM = "bench"
@@ -243,8 +244,8 @@ class NatsPython(NatsCluster):
     def replay(self, count: int, *, behind: int = 0) -> float:
         return self._with_client(lambda _, js: _replay(js, count, behind))
 
-    def _with_client(self, work: Callable[[Any, Any], Awaitable[Any]]) -> Any:
-        async def run() -> Any:
+    def _with_client(self, work: Callable[[Any, Any], Awaitable[T]]) -> T:
+        async def run() -> T:
             import nats
 
             client = await nats.connect(self.urls)

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from benchmarks.machine import program_version
@@ -104,7 +105,7 @@ class RabbitCluster(Cluster):
             # One after the other: the first one founds the cluster, the others join it.
             self.place.spawn(f"rabbit{i}", [_program("rabbitmq-server") or ""], environment=self._environment(i))
             self.place.wait(
-                lambda port=port: accepts(port) and self._is_open(port),
+                partial(self._is_open, port),
                 what=f"RabbitMQ node {i}",
                 seconds_max=START_S_MAX,
             )

@@ -6,6 +6,8 @@ import contextlib
 import socket
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
 
 from benchmarks.machine import program_version
 from benchmarks.processes import Trouble, Workplace, accepts, find_program, free_ports, workplace
@@ -64,7 +66,7 @@ class Reader:
         self._last = entries[-1][0]
         return [fields[1] for _, fields in entries]
 
-    def _value(self) -> object:
+    def _value(self) -> Any:
         line = self._file.readline()
         if not line:
             raise Trouble("Redis closed the connection")
@@ -96,7 +98,7 @@ class RedisCluster(Cluster):
             words = [str(word) for pair in options.items() for word in pair]
             follow = ["--replicaof", "127.0.0.1", str(self._ports[0])] if i else []
             self.place.spawn(f"r{i}", [find_program("redis-server") or "", *words, *follow])
-            self.place.wait(lambda port=port: accepts(port), what="a Redis that listens")
+            self.place.wait(partial(accepts, port), what="a Redis that listens")
         self.place.wait(self._is_whole, what="two replicas")
 
     def _is_whole(self) -> bool:

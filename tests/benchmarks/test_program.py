@@ -41,3 +41,9 @@ def test_a_quick_run_measures_a_real_cluster_and_writes_json(tmp_path: Path, mon
     assert {answer["cell"] for answer in results["answers"]} == {"bulk", "replay", "each"}
     assert all(metric["median"] > 0 for answer in results["answers"] for metric in answer["metrics"].values())
     assert "majority" in results["systems"]["lanyinglog"]["durability"]
+
+
+def test_the_document_says_what_each_question_asks() -> None:
+    document = (Path(__file__).resolve().parent.parent.parent / "docs" / "performance.md").read_text()
+    for question in questions.ALL.values():
+        assert f"| {question.name} | {question.asks} |" in document

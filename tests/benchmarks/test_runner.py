@@ -46,7 +46,9 @@ def _question(*cells: Cell, name: str = "throughput") -> Question:
 
 
 def _run(systems: list[Twin], question: Question, rounds: int) -> Outcome:
-    return compare([question], systems, rounds=rounds, scale=Scale(quick=True), report=lambda _: None)
+    outcome = Outcome()
+    compare([question], systems, outcome, rounds=rounds, scale=Scale(quick=True), report=lambda _: None)
+    return outcome
 
 
 CELL = Cell("all", lambda cluster, scale: {"messages/s": 3.0})
@@ -67,6 +69,17 @@ def test_trouble_of_one_system_is_told_and_spares_the_others() -> None:
     outcome = _run([Twin("a", started, trouble=True), Twin("b", started)], _question(CELL), rounds=2)
     assert [answer.system for answer in outcome.answers()] == ["b"]
     assert outcome.troubles == ["throughput, a: it does not start"] * 2
+
+
+def test_an_interrupted_run_keeps_what_it_has() -> None:
+    def interrupt(cluster: Cluster, scale: Scale) -> dict[str, float]:
+        raise KeyboardInterrupt
+
+    outcome = Outcome()
+    question = _question(CELL, Cell("second", interrupt))
+    with pytest.raises(KeyboardInterrupt):
+        compare([question], [Twin("a", [])], outcome, rounds=1, scale=Scale(quick=True), report=lambda _: None)
+    assert [answer.cell for answer in outcome.answers()] == ["all"]
 
 
 def test_a_variant_for_one_system_is_not_put_to_another() -> None:
@@ -93,6 +106,19 @@ def test_a_report_names_durability_and_spread(tmp_path: Path) -> None:
     assert "| a | none | none | 1 |" in page
     assert "(plots/throughput.svg)" in page
     ElementTree.parse(tmp_path / "plots" / "throughput.svg")
+
+
+def test_results_go_between_the_marks_of_a_page_again_and_again() -> None:
+    page = "before <!-- results -->\nold\n<!-- end of results --> after"
+    once = report.replace_results(page, "new\n")
+    assert "old" not in once
+    assert once.startswith("before <!-- results -->") and once.endswith("<!-- end of results --> after")
+    assert report.replace_results(once, "new\n") == once
+
+
+def test_a_page_without_marks_is_left_alone() -> None:
+    with pytest.raises(ValueError, match="results"):
+        report.replace_results("nothing here", "new")
 
 
 def _answer(system: str, median: float) -> dict[str, object]:
