@@ -1,8 +1,8 @@
 """The blocking twin of the client: the same methods, for programs without an event loop. `lanyinglog.sync` is its door.
 
-An event loop runs in a thread of its own and does all the work; here is what crosses between the threads, and nothing
-else. A hop costs about 0.1 ms, so bulk does not hop: a publisher's messages go straight into its outbox, which is made
-for that, and a subscription's come over in lists.
+An event loop runs in a thread of its own and does all the work (`crossing`); here is what crosses between the threads,
+and nothing else. A hop costs about 0.1 ms, so bulk does not hop: a publisher's messages go straight into its outbox,
+which is made for that, and a subscription's come over in lists.
 
 A call that is interrupted (Ctrl-C) cancels what it began in the loop. Closing cancels whatever is left and waits for
 the thread, which by then has nothing to wait for. All objects may be shared between threads, but a subscription, which
@@ -11,27 +11,22 @@ belongs to one at a time.
 
 from __future__ import annotations
 
-import atexit
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError
-from contextlib import AbstractAsyncContextManager, ExitStack
 from datetime import datetime
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
-from weakref import WeakSet
 
 import anyio
-from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from lanyinglog import service
 from lanyinglog.client import acks, client, publisher, subscription
 from lanyinglog.client.acks import Ack, Acks
 from lanyinglog.client.client import TIMEOUT_S, BatchItem, ServerNames, check_timeout
+from lanyinglog.client.crossing import Loop
 from lanyinglog.client.publisher import BatchMessage
 from lanyinglog.client.timing import Timing
 from lanyinglog.config import CLIENT_PORT
-from lanyinglog.errors import NotSent, Unavailable
 from lanyinglog.record import MESSAGES_MAX, Message
 from lanyinglog.service import TopicStat
 from lanyinglog.wire.messages import DEFAULT_LOG
@@ -54,80 +49,11 @@ def connect(
     return Client(servers, log=log, timeout=timeout, timing=timing, backend=backend)
 
 
-class _Loop:
-    """The event loop in its thread. Python waits for it at its end: see `_close_all`."""
-
-    def __init__(self, backend: str) -> None:
-        self._stack = ExitStack()
-        self._portal: BlockingPortal = self._stack.enter_context(
-            start_blocking_portal(backend, name="lanyinglog-client")
-        )
-        # Left in reverse: first what `enter` entered, then all calls are cancelled, then the thread is waited for.
-        self._stack.callback(self._cancel_calls)
-        self._open = True
-        _open_loops.add(self)
-
-    def call(self, function: Callable[..., Awaitable[T]], *args: Any) -> T:
-        """Run ``function`` in the loop and wait for it; interrupted, it is cancelled there."""
-        if not self._open:
-            raise NotSent("the client is closed")
-        try:
-            future = self._portal.start_task_soon(function, *args)
-        except RuntimeError as error:
-            if self._open:
-                raise
-            raise NotSent("the client is closed") from error
-        try:
-            return future.result()
-        except CancelledError as error:
-            raise Unavailable("the client was closed") from error
-        except BaseException:
-            future.cancel()
-            raise
-
-    def make(self, function: Callable[[], T]) -> T:
-        """Like `call`, for a ``function`` that waits for nothing but has to be called in the loop."""
-
-        async def called() -> T:
-            return function()
-
-        return self.call(called)
-
-    def start(self, function: Callable[[], None]) -> None:
-        """Run ``function`` in the loop, soon."""
-        if self._open:
-            self._portal.start_task_soon(function)
-
-    def enter(self, manager: AbstractAsyncContextManager[T]) -> T:
-        """Enter ``manager`` in the loop; `close` leaves it."""
-        return self._stack.enter_context(self._portal.wrap_async_context_manager(manager))
-
-    def close(self) -> None:
-        """Leave what was entered, cancel all calls, end the thread."""
-        if self._open:
-            self._open = False
-            _open_loops.discard(self)
-            self._stack.close()
-
-    def _cancel_calls(self) -> None:
-        self._portal.call(self._portal.stop, True)
-
-
-_open_loops: WeakSet[_Loop] = WeakSet()
-
-
-@atexit.register
-def _close_all() -> None:
-    """What a program left open. Later, when threads run no more, the portal's own clean-up would wait for ever."""
-    for loop in list(_open_loops):
-        loop.close()
-
-
 class Client:
     """Made by `connect`. The methods are those of `lanyinglog.client.client.Client`, where they are described."""
 
     def __init__(self, servers: ServerNames, *, log: str, timeout: float, timing: Timing | None, backend: str) -> None:
-        self._loop = _Loop(backend)
+        self._loop = Loop(backend)
         try:
             self._client = self._loop.enter(client.connect(servers, log=log, timeout=timeout, timing=timing))
         except BaseException:
@@ -236,7 +162,7 @@ class Pending:
 
     __slots__ = ("_loop", "_pending")
 
-    def __init__(self, loop: _Loop, pending: acks.Pending) -> None:
+    def __init__(self, loop: Loop, pending: acks.Pending) -> None:
         self._loop = loop
         self._pending = pending
 
@@ -259,7 +185,7 @@ class Publisher:
     Leaving its ``with`` block waits until everything is acknowledged, and raises the first failure.
     """
 
-    def __init__(self, loop: _Loop, made: publisher.Publisher) -> None:
+    def __init__(self, loop: Loop, made: publisher.Publisher) -> None:
         self._loop = loop
         self._publisher = made
 
@@ -318,7 +244,7 @@ class Subscription:
     """Messages in order, without gap or repetition; made by `Client.subscribe`. Use it with ``with``, iterate over it
     for messages, or over `batches` for lists of them."""
 
-    def __init__(self, loop: _Loop, made: subscription.Subscription) -> None:
+    def __init__(self, loop: Loop, made: subscription.Subscription) -> None:
         self._loop = loop
         self._subscription = made
         self._fetching = loop.make(anyio.Lock)
