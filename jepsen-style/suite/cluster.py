@@ -67,7 +67,12 @@ class Cluster:
     """See the module. All methods block, none for longer than a node takes to start or stop."""
 
     def __init__(
-        self, places: Sequence[Place], directory: Path, disks: dict[str, Disk], cables: Cables | None, defect: str | None
+        self,
+        places: Sequence[Place],
+        directory: Path,
+        disks: dict[str, Disk],
+        cables: Cables | None,
+        defect: str | None,
     ) -> None:
         self.nodes = {place.node: Node(place, directory / place.node, disks[place.node]) for place in places}
         self.cables = cables

@@ -61,6 +61,7 @@ def _rounds(settings: Settings, rounds: int, place: Sandbox) -> int:
     summary: dict[str, Any] = {"valid": "unknown", "seed": settings.seed}
     code = UNKNOWN
     began = time.monotonic()
+    told: list[tuple[Path, dict[str, Any]]] = []
     try:
         for number in range(rounds):
             one = settings
@@ -70,6 +71,9 @@ def _rounds(settings: Settings, rounds: int, place: Sandbox) -> int:
                 one = replace(settings, seed=settings.seed + number, report=part)
             outcome = _round(one, place)
             summary = report.summary(outcome)
+            told.append((one.report, summary))
+            if rounds > 1:
+                report.write_rounds(settings.report, told)
             code = {True: VALID, False: VIOLATION, None: UNKNOWN}[outcome.valid]
             if code != VALID:
                 break
@@ -85,7 +89,9 @@ def _rounds(settings: Settings, rounds: int, place: Sandbox) -> int:
 
 
 def _round(settings: Settings, place: Sandbox) -> Outcome:
-    title = f"{settings.scenario or 'random faults'}, {settings.seconds:g} s, {settings.nodes} nodes, seed {settings.seed}"
+    title = (
+        f"{settings.scenario or 'random faults'}, {settings.seconds:g} s, {settings.nodes} nodes, seed {settings.seed}"
+    )
     with Progress(title) as progress:
         outcome = Run(settings, place, progress).go()
     report.write(outcome)

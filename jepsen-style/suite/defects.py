@@ -1,7 +1,7 @@
 """Defects planted on purpose, in real nodes and clients: a suite that does not find them proves nothing.
 
 Each takes one defence away, by replacing names of the product before it starts (`launcher`, `worker`); the product
-knows nothing of it. ``faults`` are those that bring it to light: a run with ``--defect`` uses them unless told otherwise.
+knows nothing of it. ``faults`` are those that bring it to light; a run with ``--defect`` uses them.
 What the simulator plants into its own nodes is used here as it is (`_simulated`), the rest is our own.
 """
 
@@ -202,14 +202,20 @@ DEFECTS: dict[str, Defect] = {
     ),
     "no-deduplication": Defect("a repeated batch is stored again", (), _simulated("no_deduplication")),
     "producers-forgotten": Defect(
-        "the table of producers is missing from the checkpoint", ("kill", "rolling"), _simulated("producers_not_in_checkpoint")
+        "the table of producers is missing from the checkpoint",
+        ("kill", "rolling"),
+        _simulated("producers_not_in_checkpoint"),
     ),
     "wall-clock-alone": Defect(
-        "timestamps are the leader's wall clock, whatever was given before", ("clock", "transfer"), _simulated("wall_clock_alone")
+        "timestamps are the leader's wall clock, whatever was given before",
+        ("clock", "transfer"),
+        _simulated("wall_clock_alone"),
     ),
     "clock-in-apply": Defect("applying an entry looks at the wall clock", ("clock",), _clock_in_apply),
     "apply-order": Defect(
-        "a node that has just started applies an entry's batches last to first", ("kill",), _applies_batches_in_another_order
+        "a node that has just started applies an entry's batches last to first",
+        ("kill",),
+        _applies_batches_in_another_order,
     ),
     "shows-proposals": Defect(
         "readers on a leader see what is proposed and not committed", PROCESS, _simulated("readers_see_proposals")

@@ -43,9 +43,7 @@ def compile_shim(directory: Path) -> tuple[Path | None, str]:
 def mount_disk(directory: Path, size_bytes: int) -> None:
     """A file system of ``size_bytes`` on ``directory``, in memory; it goes with the mount table of the run."""
     directory.mkdir(parents=True, exist_ok=True)
-    subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size_bytes},mode=700", "tmpfs", str(directory)], check=True
-    )
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size_bytes},mode=700", "tmpfs", str(directory)], check=True)
 
 
 class Disk:

@@ -1,14 +1,15 @@
 """The history: what was asked, when, and what came of it. One JSON object a line, written as operations end.
 
 Times are nanoseconds on the monotonic clock since the run began. A message's id says its lane, counter, topic and
-payload (`messages`). Results are Jepsen's: ``ok``, ``fail`` (it did not happen and never will), ``info`` (nobody knows).
+payload (`messages`). Results are Jepsen's: ``ok``, ``fail`` (it did not and will not happen), ``info`` (nobody knows).
 
-| ``f`` | means | fields |
-|---|---|---|
-| ``publish`` | one batch of messages ``id .. id+n-1`` | ``r``; ok: ``seq``, ``ts`` of the first, ``dup``; else ``e``, the error's code |
-| ``again`` | a batch that was acknowledged before was sent once more | the same; ``seq`` 0 if the log answers that it forgot |
-| ``poll`` | a subscription handed out all that matches in ``after+1 .. through`` | ``s`` subscription, ``at`` node, ``filter`` topic number or -1 for all, ``runs`` |
-| ``latest`` | a read up to the newest message, by a client that had ``acked`` one | ``acked``, ``until``, ``runs`` |
+- ``publish``: one batch of messages ``id .. id+n-1``. ``r``; if ok ``seq`` and ``ts`` of the first, maybe ``dup``; else
+  ``e``, the error's code.
+- ``again``: a batch that was acknowledged before was sent once more. The same; ``seq`` 0 if the log answers that it
+  forgot the numbers.
+- ``poll``: subscription ``s`` handed out all that matches in ``after+1 .. through``, served by node ``at``. ``filter``
+  is a topic's number or -1 for all; ``runs``.
+- ``latest``: a read up to the newest message (``until``), by a client that had seen ``acked`` acknowledged; ``runs``.
 
 A run is ``[seq, ts, id, n]``: ``n`` messages whose seqs, timestamps and ids all rise by one. A message that is not one
 of ours has id -1. ``w`` is the worker (a lane, for writers).

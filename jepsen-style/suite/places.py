@@ -21,7 +21,7 @@ PORTS_PER_NODE = 16
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One node's addresses. ``peers`` are those under which it knows the members, itself included: relays lead there."""
+    """One node's addresses. ``peers`` are those under which it knows the members; relays lead there."""
 
     node: str
     client: tuple[str, int]

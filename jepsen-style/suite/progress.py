@@ -56,7 +56,9 @@ class Progress:
             self._rates = [*self._rates[-8:], (time.monotonic(), operations["ok"])]
             (t0, n0), (t1, n1) = self._rates[0], self._rates[-1]
             rate = (n1 - n0) / (t1 - t0) if t1 > t0 else 0.0
-            table.add_row("acknowledged", f"[green]{operations['ok']:,}[/] operations, {messages:,} messages", f"{rate:,.0f}/s")
+            table.add_row(
+                "acknowledged", f"[green]{operations['ok']:,}[/] operations, {messages:,} messages", f"{rate:,.0f}/s"
+            )
             table.add_row("not", f"{operations['fail']:,} for certain, {operations['info']:,} unknown", "")
             table.add_row("read", f"{read:,} messages", "")
             table.add_row("faults", f"{len(stage.arena.book)}", "")

@@ -228,9 +228,7 @@ async def _obey(links: dict[str, RelayedLink], scope: trio.CancelScope) -> None:
 
 async def main(plan: dict[str, Any]) -> None:
     """Run the links of ``plan`` until standard input ends."""
-    links = {
-        one["name"]: RelayedLink(one, random.Random(f"{plan['seed']} {one['name']}")) for one in plan["links"]
-    }
+    links = {one["name"]: RelayedLink(one, random.Random(f"{plan['seed']} {one['name']}")) for one in plan["links"]}
     async with trio.open_nursery() as nursery:
         for link in links.values():
             listeners = await _listeners(link)

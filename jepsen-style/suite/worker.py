@@ -96,7 +96,9 @@ class Worker:
             await workload.run(lanes[0])
         except* LanyingError as errors:
             # What a workload does not expect is a finding about the product or the workload; the others go on.
-            words = "; ".join(f"{error.code}: {error}" for error in errors.exceptions if isinstance(error, LanyingError))
+            words = "; ".join(
+                f"{error.code}: {error}" for error in errors.exceptions if isinstance(error, LanyingError)
+            )
             self.problems.append(f"{one['workload']} (lane {one['lanes'][0]}) ended with {words or errors!r}")
 
     async def _final_reads(self) -> None:

@@ -20,7 +20,7 @@ PROOFS_MAX = 5
 ANOMALIES = {
     "lost-write": "P1: a message was acknowledged, and it is not in the log.",
     "inconsistent-offsets": "P2: a message was acknowledged at one seq, or with one timestamp, and has another.",
-    "aborted-read": "P7: an error said that a message was not and never would be stored (Jepsen: G1a), and it is there.",
+    "aborted-read": "P7: an error said that a message would never be stored, and it is there (Jepsen: G1a).",
     "duplicate": "P4: a message is in the log more than once.",
     "phantom": "a message in the log was never sent.",
     "reordered": "P5: messages of one lane are not in the order in which it sent them.",
@@ -46,8 +46,8 @@ ANOMALIES = {
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """``count`` anomalies of a kind were found; ``words`` tell one of them, ``proof`` are its operations as lines of the
-    history, ``t_ns`` is about when it happened (0: unknown)."""
+    """One anomaly: ``words`` tell it, ``proof`` are its operations as lines of the history, ``t_ns`` is about when it
+    happened (0: unknown)."""
 
     anomaly: str
     words: str

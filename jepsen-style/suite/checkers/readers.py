@@ -42,9 +42,7 @@ def _explain_run(poll: Poll, place: int, image: Image, findings: Findings) -> No
         words = f"{who} got seq {run.seq} to {run.seq + run.count - 1}; the log ends at seq {image.last_seq}"
         findings.add("dirty-read", words, proof, t_ns=poll.t1)
     else:
-        at = next(
-            (i for i in range(run.count) if image.identities[run.seq - 1 + i] != run.identity + i), 0
-        )
+        at = next((i for i in range(run.count) if image.identities[run.seq - 1 + i] != run.identity + i), 0)
         seq, stored = run.seq + at, image.identities[run.seq - 1 + at]
         seen = f"message {counter_of(run.identity + at)} of lane {lane_of(run.identity + at)}"
         there = f"message {counter_of(stored)} of lane {lane_of(stored)}" if stored >= 0 else "something else"
@@ -57,7 +55,7 @@ def check_subscriptions(history: History, image: Image, findings: Findings) -> N
     """poll-skip, nonmonotonic-poll, stale-read, torn-read: what a subscription covers is there, once, in order."""
     totals = _topic_totals(image, history)
     cursors: dict[tuple[int, int], int] = {}
-    seqs, _, identities, counts = history.run_columns()
+    seqs, _, _, counts = history.run_columns()
     for place in range(history.polls):
         _, _, worker, subscription, _, topic, after, through, acked, start, stop = history.poll_row(place)
         if not acked:
@@ -85,7 +83,9 @@ def check_subscriptions(history: History, image: Image, findings: Findings) -> N
             due = totals.between(topic, after, through)
             if due != handed_out:
                 kind = "poll-skip" if handed_out < due else "inconsistent-read"
-                words = f"{handed_out} messages of topic {topic} were handed out in seq {after + 1} to {through}, there are {due}"
+                words = (
+                    f"seq {after + 1} to {through} have {due} messages of topic {topic}, {handed_out} were handed out"
+                )
                 findings.add(kind, words, line_of(history.poll(place), after))
         if acked:
             _check_latest(history.poll(place), at, image, findings)

@@ -60,7 +60,11 @@ def check_publishes(history: History, image: Image, findings: Findings) -> None:
         if result == OK:
             if seq == 0 and where:
                 continue  # a repetition that came so late that the log forgot the numbers
-            if where == seq and image.timestamps[seq - 1] == ts and (count == 1 or _is_whole(image, identity, count, seq)):
+            if (
+                where == seq
+                and image.timestamps[seq - 1] == ts
+                and (count == 1 or _is_whole(image, identity, count, seq))
+            ):
                 continue
             _explain_ok(history, place, image, index, findings)
         elif result == FAIL:

@@ -19,7 +19,10 @@ def draw(source: random.Random, nodes: int) -> tuple[str, dict[str, Any]]:
 def inflict(arena: Arena, order: Order) -> None:
     way, cables = order.settings["way"], arena.cluster.cables
     assert cables is not None
-    with arena.take(order) as (node,), arena.told(order, f"packets {way} {words_for(order, [node])} are dropped", [node]):
+    with (
+        arena.take(order) as (node,),
+        arena.told(order, f"packets {way} {words_for(order, [node])} are dropped", [node]),
+    ):
         cables.drop_packets(node, inbound=way.startswith("to"), outbound=way.endswith("from"))
         try:
             arena.hold(order)

@@ -13,7 +13,9 @@ HARD = True
 
 
 def draw(source: random.Random, nodes: int) -> tuple[str, dict[str, Any]]:
-    return source.choices((LEADER, FOLLOWER, ANY, MAJORITY, ALL), (3, 2, 1, 1, 4))[0], {"brownout_ms": source.choice((0, 30, 100))}
+    return source.choices((LEADER, FOLLOWER, ANY, MAJORITY, ALL), (3, 2, 1, 1, 4))[0], {
+        "brownout_ms": source.choice((0, 30, 100))
+    }
 
 
 def inflict(arena: Arena, order: Order) -> None:

@@ -1,4 +1,4 @@
-"""Links become slow: some hundred milliseconds and jitter, or a rate of some kilobytes a second, around one node or all."""
+"""Links become slow: some hundred milliseconds and jitter, or some kilobytes a second, around one node or all."""
 
 from __future__ import annotations
 

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from suite.report.figures import summary
 from suite.report.terminal import print_summary
-from suite.report.writing import write
+from suite.report.writing import write, write_rounds
 
-__all__ = ["print_summary", "summary", "write"]
+__all__ = ["print_summary", "summary", "write", "write_rounds"]

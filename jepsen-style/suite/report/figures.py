@@ -13,7 +13,9 @@ from suite.runner import Outcome
 SECOND = 1_000_000_000
 GAP_FROM_NS, GAP_UNTIL_NS = -SECOND // 20, SECOND // 2
 """A take-over gap begins about when its fault does."""
-_PROCESS_FAULTS = frozenset({"kill", "pause", "power", "broken-disk", "packets", "partition", "disk-full", "rot", "rolling"})
+_PROCESS_FAULTS = frozenset(
+    {"kill", "pause", "power", "broken-disk", "packets", "partition", "disk-full", "rot", "rolling"}
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,9 @@ def print_summary(outcome: Outcome) -> None:
     print(f"\n{verdict(outcome)}")
     operations = told["operations"]
     print(
-        f"  {operations['ok']:,} operations acknowledged ({told['acknowledged_s']:,}/s), {operations['fail']:,} refused,"
-        f" {operations['info']:,} of unknown outcome; {told['messages']:,} messages in the log, {operations['reads']:,} reads"
+        f"  {operations['ok']:,} operations acknowledged ({told['acknowledged_s']:,}/s),"
+        f" {operations['fail']:,} refused, {operations['info']:,} of unknown outcome;"
+        f" {told['messages']:,} messages in the log, {operations['reads']:,} reads"
     )
     kinds = ", ".join(f"{name} {count}" for name, count in told["faults"].items())
     print(f"  {len(outcome.book)} faults ({kinds or 'none'}), {outcome.skipped} more found nobody free")

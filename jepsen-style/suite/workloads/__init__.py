@@ -2,8 +2,8 @@
 
 A workload module has a docstring, whose first line says what it does and whose rest says in prose what could go wrong,
 ``WRITES`` (whether it belongs among the writers or the readers), ``WORKERS`` (how many of it a run has), ``LANES`` (of
-each worker: what does one thing after the other), and ``async run(session)``, which works until ``session.stopping`` and
-records what it did.
+each worker: what does one thing after the other), and ``async run(session)``, which works until
+``session.stopping`` and records what it did.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ LANES = 6
 
 
 async def run(session: Session) -> None:
-    """Batches of up to 30 messages, neighbours in different topics; one client for all lanes; now and then a new one, which has everything to learn again."""
+    """Batches of up to 30 messages, neighbours in different topics; lanes share a client, now and then a new one."""
     while not session.stopping:
         servers = list(session.servers.values())
         session.source.shuffle(servers)

@@ -2,7 +2,7 @@
 
 What could go wrong:
 
-- **poll-skip**: a stretch lacks a message that matches (a sparse index that skips too far, a page cut in the wrong place).
+- **poll-skip**: a stretch lacks a message that matches (an index that skips too far, a page cut in the wrong place).
 - **inconsistent-read**: the past reads differently than before.
 - **wrong-start**: a read from a time begins behind a message at or after that time.
 """
@@ -50,7 +50,5 @@ async def _read(session: Session, client: lanyinglog.Client, number: int, newest
         async for batch in subscription.batches():
             through = subscription.next_seq - 1
             server = str(subscription.server)
-            session.polled(
-                began, batch, subscription=number, server=server, topic=topic, after=after, through=through
-            )
+            session.polled(began, batch, subscription=number, server=server, topic=topic, after=after, through=through)
             after, began = through, session.now()
