@@ -116,8 +116,10 @@ class LmdbStore:
     def _check_meta(self, txn: lmdb.Transaction[bytes]) -> tuple[Identity, State]:
         meta = self._databases[-1]
         keys = (layout.FORMAT_KEY, layout.IDENTITY_KEY, layout.STATE_KEY)
-        form, identity, state = (txn.get(key, db=meta) for key in keys)
-        return layout.decode_meta(self.directory, form, identity, state)
+        form, identity, value = (txn.get(key, db=meta) for key in keys)
+        stored, state = layout.decode_meta(self.directory, form, identity, value)
+        layout.check_transaction(self.directory, state, txn.id())
+        return stored, state
 
     @contextmanager
     def _reading(self) -> Iterator[lmdb.Transaction[bytes]]:
@@ -176,6 +178,7 @@ class LmdbStore:
         if writes.checkpoint is not None:
             after = self._put_checkpoint(txn, writes.checkpoint, after)
         # Written even when nothing else is: LMDB skips the sync of a transaction without a dirty page.
+        after = replace(after, transaction=txn.id())
         txn.put(layout.STATE_KEY, layout.encode_state(after), db=self._meta)
         return after
 
@@ -345,7 +348,7 @@ def _create(path: str, identity: Identity) -> None:
             meta = [env.open_db(name, txn=txn) for name in layout.DATABASES][-1]
             txn.put(layout.FORMAT_KEY, layout.encode_format(), db=meta)
             txn.put(layout.IDENTITY_KEY, layout.encode_identity(identity), db=meta)
-            txn.put(layout.STATE_KEY, layout.encode_state(State()), db=meta)
+            txn.put(layout.STATE_KEY, layout.encode_state(State(transaction=txn.id())), db=meta)
         os.rename(os.path.join(aside, layout.DATA_FILE), os.path.join(path, layout.DATA_FILE))
         os.rmdir(aside)
         sync_directory(path)

@@ -13,7 +13,7 @@ rows        the state machine's, 1 to 511 bytes  CRC u32, the state machine's by
 postings    topic id u32 BE, block u32 BE        CRC u32
 meta        ``format``                           CRC u32, format version u32
 meta        ``identity``                         CRC u32, msgpack map: log, node, cluster
-meta        ``state``                            CRC u32, ten u64 (see `encode_state`), vote: length u16, UTF-8
+meta        ``state``                            CRC u32, 11 u64 (see `encode_state`), vote: length u16, UTF-8
 ==========  ===================================  ====================================================================
 
 Keys are big-endian, so that LMDB's byte order is numeric order and entries and records are always appended; values
@@ -63,7 +63,7 @@ _POSTING = struct.Struct(">II")
 _ENTRY = struct.Struct("<QII")
 _U32 = struct.Struct("<I")
 _RECORD = struct.Struct("<QIQ")
-_STATE = struct.Struct("<10QH")
+_STATE = struct.Struct("<11QH")
 ENTRY_HEADER_BYTES = _ENTRY.size + _U32.size
 _NO_VOTE = 0xFFFF
 
@@ -215,7 +215,8 @@ def decode_format(value: bytes) -> int:
 
 
 def encode_state(state: State) -> bytes:
-    """first, last, term, commit, applied, next_seq, record_timestamp, last_timestamp, rows, postings; vote."""
+    """first, last, term, commit, applied, next_seq, record_timestamp, last_timestamp, rows, postings, transaction;
+    vote: its length, 0xFFFF for none, and its bytes."""
     hard = state.hard
     vote = b"" if hard.vote is None else hard.vote.encode()
     assert len(vote) < _NO_VOTE, f"a vote of {len(vote)} bytes"
@@ -230,6 +231,7 @@ def encode_state(state: State) -> bytes:
         state.last_timestamp,
         state.rows,
         state.postings,
+        state.transaction,
         _NO_VOTE if hard.vote is None else len(vote),
     )
     return seal(STATE_KEY, numbers + vote)
@@ -243,9 +245,7 @@ def decode_state(value: bytes) -> State:
         vote = None if length == _NO_VOTE else body[_STATE.size :].decode()
     except (struct.error, UnicodeDecodeError) as error:
         raise Damaged(str(error)) from error
-    next_seq, record_timestamp, last_timestamp, rows, postings = rest
-    hard = HardState(term, vote, commit)
-    return State(first, last, hard, applied, next_seq, record_timestamp, last_timestamp, rows, postings)
+    return State(first, last, HardState(term, vote, commit), applied, *rest)
 
 
 def decode_meta(
@@ -264,3 +264,12 @@ def decode_meta(
         return decode_identity(identity or b""), decode_state(state or b"")
     except Damaged as error:
         raise StoreError(f"{directory} is damaged: its identity or state {error}") from error
+
+
+def check_transaction(directory: str, state: State, transaction: int) -> None:
+    """`StoreError` unless ``state`` was written by the very ``transaction`` whose pages it was read from: a damaged
+    page number may lead to a tree of an older transaction, in which every checksum is right."""
+    if state.transaction != transaction:
+        raise StoreError(
+            f"{directory} is damaged: transaction {transaction} leads to a state of transaction {state.transaction}"
+        )

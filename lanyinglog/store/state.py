@@ -19,7 +19,8 @@ from lanyinglog.store.log_store import Checkpoint, EntryRecord, HardState, Write
 @dataclass(frozen=True, slots=True)
 class State:
     """``first`` and ``last`` index (``(1, 0)`` when empty); ``record_timestamp`` is the newest record's,
-    ``last_timestamp`` the newest message's (ns); ``rows`` and ``postings`` count what is stored of each."""
+    ``last_timestamp`` the newest message's (ns); ``rows`` and ``postings`` count what is stored of each;
+    ``transaction`` is the number of the LMDB transaction that wrote it, 0 where there is none."""
 
     first: int = 1
     last: int = 0
@@ -30,6 +31,7 @@ class State:
     last_timestamp: int = 0
     rows: int = 0
     postings: int = 0
+    transaction: int = 0
 
 
 def advance(state: State, writes: Writes) -> State:

@@ -142,6 +142,7 @@ class Walk:
             return
         try:
             whose, self._state = layout.decode_meta(self._directory, form, identity, state)
+            layout.check_transaction(self._directory, self._state, self._txn.id())
             self._trusted = True
         except StoreError as error:
             self._state = self._guess_state()
