@@ -3,8 +3,8 @@
 Without arguments: format, lint, types, all tests, five minutes of simulated clusters on fresh seeds, and the quick form
 of the checks on real processes. With arguments: pytest alone, with these arguments.
 
-Whatever is random says its seed: ``python3 tests --hypothesis-seed=N`` repeats a run of the tests, ``python3 jepsen-style
-simulate --from-seed N --seeds 1`` a simulated cluster.
+Whatever is random says its seed: ``python3 tests --hypothesis-seed=N`` repeats a run of the tests, and
+``python3 jepsen-style simulate --from-seed N --seeds 1`` a simulated cluster.
 """
 
 from __future__ import annotations
