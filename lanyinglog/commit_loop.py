@@ -22,6 +22,9 @@ from lanyinglog.raft.messages import PeerMessage
 from lanyinglog.store.log_store import LogStore, Writes
 
 STORAGE_RETRY_S = 0.5
+UNWRITTEN_BYTES_MAX = 32 << 20
+"""Entries received and not yet on disk, from which on no more is read from peers. A leader has one window in flight
+(8 MiB and an append of at most 9 MiB): it takes a leader after another during one stall of the disk to get here."""
 _LATENESS_S_MAX = 0.001  # never sleep a whole second for a deadline that float arithmetic puts a hair ahead
 
 log = structlog.get_logger()
@@ -71,6 +74,11 @@ class CommitLoop:
     async def wait_moved(self) -> None:
         """Returns after a turn in which the tail moved or the queue of waiting batches got room."""
         await self._moved.park()
+
+    async def wait_unwritten(self) -> None:
+        """Returns when the disk is not too far behind what peers sent: call before reading more from them (P8)."""
+        while self.core.replica.journal.unwritten_bytes > UNWRITTEN_BYTES_MAX:
+            await self._turned.park()
 
     async def wait_turn(self) -> None:
         """Returns after the next turn, whatever it brought."""

@@ -124,6 +124,7 @@ async def _run_log(
         outbox_bytes_max=limits.peer_outbox_bytes_max,
         receive=loop.receive,
         link_changed=loop.peer_link_changed,
+        wait_room=loop.wait_unwritten,
     )
     network.clients.update({name: str(address) for name, address in config.clients.items()})
     hosted = HostedLog(

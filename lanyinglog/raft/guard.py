@@ -75,6 +75,15 @@ class Follower:
     """When it last answered an append, or when the oldest one in flight was sent."""
 
 
+def _says(message: PeerMessage, earlier: Outgoing) -> bool:
+    """Whether ``message`` says all that ``earlier`` does, which waits for the same sync."""
+    other = earlier.message
+    if isinstance(message, Appended) and isinstance(other, Appended):
+        newer = message.number >= other.number and message.match >= other.match
+        return newer and (message.term, message.success) == (other.term, other.success)
+    return message == other
+
+
 class Guard:
     """Stands around one `Engine`; see the module."""
 
@@ -378,7 +387,13 @@ class Guard:
         self._gate(to, Appended(append.term, append.number, True, last, last + 1), self.journal.version)
 
     def _gate(self, to: str, message: PeerMessage, version: int) -> None:
-        """Queue ``message``; it leaves when everything up to journal ``version`` is on disk."""
+        """Queue ``message``; it leaves when everything up to journal ``version`` is on disk.
+
+        One that waits takes the place of what it makes useless: a leader that asks again and again while our disk
+        stalls does not fill the memory with the same answer (P8).
+        """
+        if version > self.journal.durable_version:
+            self.outbox = [o for o in self.outbox if not (o.to == to and o.version == version and _says(message, o))]
         self.outbox.append(Outgoing(to, message, version))
 
     def _take_number(self) -> int:

@@ -44,6 +44,7 @@ class Journal:
         self._cache: dict[int, Entry] = {}
         self._cache_first = last + 1
         self._cache_bytes = 0
+        self.unwritten_bytes = 0  # commands of entries that are not on disk
         self._last_read: Entry | None = None
         # Changes since the last `begin_write`:
         self._truncate_from: int | None = None
@@ -76,6 +77,7 @@ class Journal:
         assert idx == self.last_index + 1, f"entry {idx} added behind {self.last_index}"
         self._cache[idx] = Entry(idx, term, command, entry_crc(idx, term, command))
         self._cache_bytes += len(command)
+        self.unwritten_bytes += len(command)
         self.last_index, self.last_term = idx, term
         if idx == self.first_index:
             self._first_term = term
@@ -88,7 +90,9 @@ class Journal:
             return
         assert index > self.hard_state.commit, f"entry {index} is committed and can't be dropped"
         for gone in range(max(index, self._cache_first), self.last_index + 1):
-            self._cache_bytes -= len(self._cache.pop(gone).command)
+            dropped = len(self._cache.pop(gone).command)
+            self._cache_bytes -= dropped
+            self.unwritten_bytes -= dropped if gone > self.durable_index else 0
         self._last_read = None
         self.last_index = index - 1
         self.last_term = self._term(self.last_index)
@@ -187,6 +191,8 @@ class Journal:
         assert self.writing
         self.writing = False
         self.durable_version = self._writing_version
+        for index in range(self.durable_index + 1, self._writing_last + 1):
+            self.unwritten_bytes -= len(self._cache[index].command)
         self.durable_index = max(self.durable_index, self._writing_last)
         self._evict()
 

@@ -14,7 +14,8 @@ A link from a node that has one already replaces it: what was under way on the o
 came on the new one.
 
 Bounds (P8): a handshake takes `HANDSHAKE_S_MAX`, a frame `messages.PEER_FRAME_BYTES_MAX`, and a peer's outbox
-``outbox_bytes_max``; appends that find it full are dropped, and sent again when the peer has answered.
+``outbox_bytes_max``; appends that find it full are dropped, and sent again when the peer has answered. Before more is
+read from a link, ``wait_room`` returns: a disk that stalls pushes back through TCP.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import hmac
 import secrets
 import socket
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,11 +115,13 @@ class PeerNetwork:
         outbox_bytes_max: int,
         receive: Callable[[str, PeerMessage], None],
         link_changed: Callable[[str, bool], None],
+        wait_room: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
     ) -> None:
         self._identity = identity
         self._peers = {name: address for name, address in peers.items() if name != identity.node}
         self._receive = receive
         self._link_changed = link_changed
+        self._wait_room = wait_room
         self._outboxes = {name: Outbox(outbox_bytes_max) for name in self._peers}
         self._up: set[str] = set()
         self._inbound: dict[str, trio.CancelScope] = {}
@@ -286,6 +289,7 @@ class PeerNetwork:
                     while frame is not None:
                         self._receive(sender, from_parts(frame.kind, frame.header, frame.body))
                         frame = decoder.next_frame()
+                    await self._wait_room()
                     received = await stream.receive_some(_READ_BYTES)
                     if not received:
                         return
