@@ -81,6 +81,7 @@ def _list() -> None:
         missing = system.missing()
         print(f"  {system.name:18} {system.durability}; {system.client}")
         print(f"  {'':18} {'missing: ' + '; '.join(missing) if missing else system.version()}")
+    print(f"\npip is the one of this interpreter: {sys.executable} -m pip")
 
 
 def _measure(options: argparse.Namespace) -> int:

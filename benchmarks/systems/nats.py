@@ -317,7 +317,7 @@ class Nats(System):
         self._python = python
         self.client = "nats-py" if python else "libnats (C)"
         self.durability = (
-            "fsync of each message on a majority of 3 (sync_interval: always)"
+            "fsync before a replica counts (sync_interval: always), acknowledged by a majority of 3"
             if sync_interval
             else "in the page cache of a majority of 3, synced every 2 minutes (its default)"
         )
