@@ -19,6 +19,7 @@ from suite.links import Layers, client_link, peer_link
 
 LEADER, FOLLOWER, ANY, MINORITY, MAJORITY, ALL = "leader", "follower", "any", "minority", "majority", "all"
 LEADER_WAIT_S = 2.0
+READY_S_MAX = 8.0
 
 
 class Skipped(Exception):
@@ -36,6 +37,8 @@ class Order:
     target: str
     settings: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
+    overlaps: bool = False
+    """Whether it does not wait for its turn: hard faults usually come one at a time."""
 
 
 @dataclass(slots=True)
@@ -63,6 +66,8 @@ class Arena:
         self.skipped = 0
         self.remarks: list[tuple[str, str, int]] = []
         """Anomalies that a fault saw itself: name, words, ns."""
+        self.turn = threading.Lock()
+        """Held by the hard fault that is going on."""
         self._held: set[str] = set()
         self._lock = threading.Lock()
         self._epoch_ns = epoch_ns
@@ -78,6 +83,12 @@ class Arena:
     def hold(self, order: Order) -> None:
         """Waits as long as the fault is to last, or until the run is over."""
         self.over.wait(order.seconds)
+
+    def revive(self, nodes: Sequence[str]) -> None:
+        """Start ``nodes`` again; returns when they answer, or could have."""
+        for node in nodes:
+            self.cluster.start(node)
+        self.cluster.wait_ready(nodes, timeout_s=READY_S_MAX)
 
     # ----------------------------------------------------------------------------------------------------- victims
     @contextmanager

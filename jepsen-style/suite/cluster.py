@@ -220,6 +220,14 @@ class Cluster:
         leading = [one for one in self.statuses().values() if one["role"] == "leader"]
         return max(leading, key=lambda one: int(one["term"]))["node"] if leading else None
 
+    def wait_ready(self, names: Sequence[str], *, timeout_s: float) -> None:
+        """Returns when all of ``names`` answer, or after ``timeout_s``: others may hurt them meanwhile."""
+        deadline = time.monotonic() + timeout_s
+        waiting = list(names)
+        while waiting and time.monotonic() < deadline:
+            waiting = [name for name in waiting if self._ask(name) is None]
+            time.sleep(0.02)
+
     def wait_equal(self, *, timeout_s: float) -> str | None:
         """Returns None once all nodes run, one leads and all have applied the same; else, in time, what is wrong."""
         deadline = time.monotonic() + timeout_s

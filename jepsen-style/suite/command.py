@@ -48,7 +48,10 @@ def main(arguments: list[str]) -> int:
         signal.signal(signal.SIGTERM, _interrupt)
         return _rounds(settings, rounds, place)
 
-    return sandbox.enter(run, isolate=not options.no_isolation)
+    code = sandbox.enter(run, isolate=not options.no_isolation)
+    for work in directory.rglob("work"):
+        work.rmdir()  # where the run's own memory was mounted: empty
+    return code
 
 
 def _interrupt(*_: object) -> None:

@@ -54,6 +54,15 @@ def _never_syncs() -> Sequence[Change]:
     return [(lmdb, "open", lambda *arguments, **named: opened(*arguments, **{**named, "sync": False}))]
 
 
+def _checksums_unchecked() -> Sequence[Change]:
+    """Of entries and of runs: with one of both a reader is still safe, which is what two are for."""
+    from simulator.defects_raft import Anything
+
+    from lanyinglog import record
+
+    return [*_simulated("stored_crc_ignored")(), (record, "crc32c", lambda data: Anything(0))]
+
+
 def _goes_on_after_io_error() -> Sequence[Change]:
     from lanyinglog.errors import StorageFull
     from lanyinglog.store.environment import LmdbStore
@@ -181,9 +190,7 @@ DEFECTS: dict[str, Defect] = {
     "ignores-full-disk": Defect(
         "a node takes a write for done although the disk was full", ("disk-full",), _forgets_entries_of_a_full_disk
     ),
-    "checksums-unchecked": Defect(
-        "checksums of stored entries are not looked at", ("rot",), _simulated("stored_crc_ignored")
-    ),
+    "checksums-unchecked": Defect("checksums of entries and runs are not looked at", ("rot",), _checksums_unchecked),
     "truncates-always": Defect(
         "a follower cuts its log at every append, conflict or not", PROCESS, _simulated("truncates_always")
     ),

@@ -77,6 +77,8 @@ class History:
         self._publishes = [array(code) for code in "qqLBqHqQB"]
         self._polls = [array(code) for code in "qqLLBhqqqQ"]  # the last: where its runs end
         self._runs = [array(code) for code in "qqqL"]
+        self._publish_appends = [column.append for column in self._publishes]  # looked up once, used millions of times
+        self._run_appends = [column.append for column in self._runs]
         self._nodes: list[str] = []
         self.errors: dict[str, int] = {}
         """How often each error code was an outcome."""
@@ -96,9 +98,12 @@ class History:
     def add_poll(self, one: Poll) -> None:
         if one.at not in self._nodes:
             self._nodes.append(one.at)
-        for run in one.runs:
-            for column, value in zip(self._runs, run, strict=True):
-                column.append(value)
+        seqs, stamps, ids, counts = self._run_appends
+        for seq, stamp, identity, count in one.runs:
+            seqs(seq)
+            stamps(stamp)
+            ids(identity)
+            counts(count)
         place = self._nodes.index(one.at)
         end = len(self._runs[0])
         values = (one.t0, one.t1, one.worker, one.subscription, place, one.filter, one.after, one.through, one.acked)
@@ -144,20 +149,16 @@ class History:
         result = RESULTS.index(line["r"])
         if result != OK:
             self.errors[line["e"]] = self.errors.get(line["e"], 0) + 1
-        again = line["f"] == "again"
-        self.add_publish(
-            Publish(
-                line["t0"],
-                line["t1"],
-                line["w"],
-                result,
-                line["id"],
-                line["n"],
-                line.get("seq", 0),
-                line.get("ts", 0),
-                again,
-            )
-        )
+        t0, t1, worker, results, ids, counts, seqs, stamps, again = self._publish_appends
+        t0(line["t0"])
+        t1(line["t1"])
+        worker(line["w"])
+        results(result)
+        ids(line["id"])
+        counts(line["n"])
+        seqs(line.get("seq", 0))
+        stamps(line.get("ts", 0))
+        again(line["f"] == "again")
 
     def _add_poll_line(self, line: dict[str, Any]) -> None:
         latest = line["f"] == "latest"
@@ -172,7 +173,7 @@ class History:
                 line["acked"] - 1 if latest else line["after"],
                 line["until"] if latest else line["through"],
                 line["acked"] if latest else 0,
-                tuple(Run(*run) for run in line["runs"]),
+                line["runs"],
             )
         )
 

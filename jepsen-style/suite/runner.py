@@ -33,6 +33,8 @@ from suite.settings import Settings
 from suite.workers import Workers
 
 START_S_MAX = 30.0
+TURN_S_MAX = 4.0
+"""How long a hard fault waits for the one before it to be over."""
 HEAL_S_MAX = 45.0
 FAULT_END_S_MAX = 40.0
 """A fault that is to end starts or stops nodes; even a rolling restart is through by then."""
@@ -212,13 +214,22 @@ class Run:
         )
 
     def _inflict(self, arena: Arena, order: Order) -> None:
+        fault = faults.load(order.fault)
+        waits = fault.HARD and not order.overlaps
+        if waits and not arena.turn.acquire(timeout=TURN_S_MAX):
+            arena.skipped += 1
+            return
         try:
-            faults.load(order.fault).inflict(arena, order)
+            if not arena.over.is_set():
+                fault.inflict(arena, order)
         except Skipped:
             return  # counted where it was raised
         except Exception as error:
             # The boundary of a fault: one that fails is the suite's problem, and the run can't be judged by it.
             self._outcome.problems.append(f"the fault {order.fault} (number {order.number}) failed: {error!r}")
+        finally:
+            if waits:
+                arena.turn.release()
 
     def _restart_ended(self, arena: Arena) -> None:
         """A node that ended by itself is noted, and started again, as a service manager would."""

@@ -60,6 +60,8 @@ def orders(name: str, seed: int, seconds: float) -> list[Order]:
     while cycle + scenario.cycle_s <= seconds:
         for at, lasts, fault, target, settings in scenario.script:
             start = cycle + at + source.uniform(0.0, 0.3)
-            found.append(Order(len(found) + 1, start, lasts, fault, target, dict(settings), source.getrandbits(32)))
+            found.append(
+                Order(len(found) + 1, start, lasts, fault, target, dict(settings), source.getrandbits(32), True)
+            )
         cycle += scenario.cycle_s
     return found

@@ -32,13 +32,14 @@ def draw(seed: int, *, seconds: float, names: Sequence[str], nodes: int) -> list
     while names and at < seconds - 1.0:
         may_be_hard = at >= free_from or source.random() < OVERLAP
         choice = list(names) if may_be_hard else soft
+        overlaps = may_be_hard and at < free_from
         if choice:
             name = source.choices(choice, [faults.load(one).WEIGHT for one in choice])[0]
             fault = faults.load(name)
             target, settings = fault.draw(source, nodes)
             lasts = source.uniform(*SECONDS) * (WIDE_SHARE if target in WIDE and fault.HARD else 1.0)
             lasts = min(lasts, max(0.3, seconds - at))
-            orders.append(Order(len(orders) + 1, at, lasts, name, target, settings, source.getrandbits(32)))
+            orders.append(Order(len(orders) + 1, at, lasts, name, target, settings, source.getrandbits(32), overlaps))
             if fault.HARD:
                 free_from = max(free_from, at + lasts + RECOVERY_S)
         at += source.uniform(*INTERVAL_S)

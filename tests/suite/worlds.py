@@ -99,11 +99,7 @@ def _add_readers(made: World, source: random.Random, t0: int) -> None:
         after = 0
         while after < last:
             through = min(last, after + source.randrange(1, 25))
-            seqs = [
-                seq
-                for seq in range(after + 1, through + 1)
-                if topic in (-1, topic_number(made.log[seq - 1][0]))
-            ]
+            seqs = [seq for seq in range(after + 1, through + 1) if topic in (-1, topic_number(made.log[seq - 1][0]))]
             runs = runs_of(made.log, seqs)
             made.polls.append(Poll(t0, t0 + MS, 9, subscription, f"n{subscription}", topic, after, through, 0, runs))
             after, t0 = through, t0 + 2 * MS

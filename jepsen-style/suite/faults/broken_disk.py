@@ -36,6 +36,6 @@ def inflict(arena: Arena, order: Order) -> None:
                 arena.remark("ignored-io-error", f"{name} went on for {END_S_MAX:g} s after a sync had failed")
             arena.cluster.kill(name)
             node.disk.pull_plug(random.Random(order.seed), share=1.0)
-            arena.cluster.start(name)
+            arena.revive([name])
         finally:
             node.may_end = False

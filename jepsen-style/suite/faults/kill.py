@@ -21,5 +21,4 @@ def inflict(arena: Arena, order: Order) -> None:
         for node in nodes:
             arena.cluster.kill(node)
         arena.hold(order)
-        for node in nodes:
-            arena.cluster.start(node)
+        arena.revive(nodes)

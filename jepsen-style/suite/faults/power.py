@@ -33,5 +33,4 @@ def inflict(arena: Arena, order: Order) -> None:
         for disk in disks:
             disk.set_sync()
         arena.hold(order)
-        for node in nodes:
-            arena.cluster.start(node)
+        arena.revive(nodes)

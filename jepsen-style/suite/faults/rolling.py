@@ -21,5 +21,5 @@ def inflict(arena: Arena, order: Order) -> None:
         for node in nodes:
             arena.cluster.stop(node)
             arena.over.wait(order.settings["pause_s"])
-            arena.cluster.start(node)
+            arena.revive([node])
             arena.over.wait(1.0)

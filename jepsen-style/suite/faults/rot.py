@@ -36,13 +36,13 @@ def inflict(arena: Arena, order: Order) -> None:
                 arena.cluster.kill(name)
                 flipped = flip(node.disk.file, source, count=order.settings["flips"])
                 happened.words += f", {len(flipped)} of them"
-                arena.cluster.start(name)
+                arena.revive([name])
                 arena.hold(order)
                 arena.cluster.kill(name)
                 put_right(node.disk.file, flipped)
             finally:
                 node.may_end = False
-            arena.cluster.start(name)
+            arena.revive([name])
 
 
 def flip(file: Path, source: random.Random, *, count: int) -> list[tuple[int, int, bytes]]:
