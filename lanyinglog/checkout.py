@@ -79,8 +79,7 @@ def _stamp_file(extra: str | None) -> Path:
 
 
 def _stamp() -> str:
-    made_from = [sys.version.encode(), str(ROOT).encode()]
-    made_from += [(ROOT / name).read_bytes() for name in ("pyproject.toml", "constraints.txt")]
+    made_from = [str(ROOT).encode(), *((ROOT / name).read_bytes() for name in ("pyproject.toml", "constraints.txt"))]
     return hashlib.sha256(b"\0".join(made_from)).hexdigest()
 
 
@@ -91,9 +90,21 @@ def _is_current(python: Path, extra: str | None) -> bool:
         return False
 
 
+def _is_of_this_python(python: Path) -> bool:
+    try:
+        told = subprocess.run(
+            [python, "-c", "import sys; print(sys.version)"], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return False
+    return told.stdout.strip() == sys.version.strip()
+
+
 def _make(python: Path, extra: str | None) -> None:
     print("setting up .venv (once, some tens of seconds) ...", file=sys.stderr, flush=True)
     _stamp_file(extra).unlink(missing_ok=True)
+    if ENVIRONMENT.exists() and not _is_of_this_python(python):
+        shutil.rmtree(ENVIRONMENT)  # venv would keep the links to the other one, and mix the two
     if importlib.util.find_spec("ensurepip") is not None:
         _call([sys.executable, "-m", "venv", str(ENVIRONMENT)], "make .venv")
         install = [str(python), "-m", "pip"]
