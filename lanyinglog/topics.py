@@ -45,10 +45,18 @@ def _check(name: str, *, wildcards: bool) -> str:
                 continue
             raise BadTopic(f"topic {name!r} has the wildcard {token!r}: only filters may")
         if not _TOKEN.fullmatch(token):
-            raise BadTopic(
-                f"{noun} {name!r}: token {token!r} is empty or has whitespace, control characters, '*' or '>'"
-            )
+            raise BadTopic(f"{noun} {name!r}: {_flaw(token)}")
     return name
+
+
+def _flaw(token: str) -> str:
+    if not token:
+        return "a token is empty (two dots in a row, or one at an end)"
+    if token == ">":
+        return "the wildcard '>' stands for the rest, so it must be the last token"
+    if "*" in token or ">" in token:
+        return f"a wildcard must be a whole token, unlike in {token!r}"
+    return f"the token {token!r} has whitespace or control characters"
 
 
 def matcher(filters: Sequence[str]) -> Callable[[str], bool]:
