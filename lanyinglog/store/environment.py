@@ -44,6 +44,9 @@ MAP_BYTES = (1 << 40) if sys.maxsize > 1 << 32 else (1 << 30)
 """The address space to reserve, hence the largest log: 1 TiB (1 GiB on a 32-bit machine). It costs nothing until it
 is used: the file grows only by what is written. `set_mapsize` on a running node would need every reader to stop."""
 
+_GROWTH_BYTES = 4 << 20
+"""The file grows by so much at a time, where there is room."""
+_PAGES_PER_TRANSACTION = 128
 _MAP_BYTES_MIN = 1 << 28
 _MAP_BYTES_NEW = 1 << 20
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -52,12 +55,14 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 class LmdbStore:
     """See the module and `LogStore`. Make one with `open`; `close` only when no other call is running."""
 
-    def __init__(self, directory: str, owner: int, env: lmdb.Environment, identity: Identity) -> None:
+    def __init__(self, directory: str, owner: int, data: int, env: lmdb.Environment, identity: Identity) -> None:
         self.directory = directory
         self.identity = identity
         self._owner = owner
         self._env = env
         self._page_bytes: int = env.stat()["psize"]
+        self._data = data
+        self._allocated = 0
         self._writing = threading.Lock()
         self._failure: OSError | None = None
         self._databases = self._open_databases()
@@ -95,11 +100,14 @@ class LmdbStore:
                 if not os.path.exists(data):
                     _create(path, identity)
                 check_pages(data)
+                # Closed behind LMDB's own: to close any descriptor of a file is to drop the process's locks on it.
+                descriptor = os.open(data, os.O_RDWR | os.O_CLOEXEC)
+                undo.callback(os.close, descriptor)
                 env = _open_environment(path, map_bytes)
                 undo.callback(env.close)
                 env.reader_check()
                 _extend_file(data, env)
-                store = cls(path, owner, env, identity)
+                store = cls(path, owner, descriptor, env, identity)
                 undo.pop_all()
                 return store
         except OSError as error:
@@ -160,6 +168,7 @@ class LmdbStore:
         alone = self._writing.acquire(blocking=False)
         assert alone, "two writes at a time"
         try:
+            self._allocate(writes)
             with self._env.begin(write=True) as txn:
                 after = self._put(txn, writes, after)
             self._state = after
@@ -167,6 +176,25 @@ class LmdbStore:
             raise self._write_error(error) from error
         finally:
             self._writing.release()
+
+    def _allocate(self, writes: Writes) -> None:
+        """Has the file system set aside whatever the transaction may write. A disk that gets full in the middle of a
+        write cuts it short, and LMDB reports that as EIO (`mdb_page_flush`), which looks like a disk that is broken."""
+        info = self._env.info()
+        needed = (info["last_pgno"] + 1 + _pages_at_most(writes, self._page_bytes)) * self._page_bytes
+        if self._allocated >= needed or not hasattr(os, "posix_fallocate"):
+            return
+        for size in (min(needed + _GROWTH_BYTES, info["map_size"]), min(needed, info["map_size"])):
+            try:
+                os.posix_fallocate(self._data, self._allocated, max(1, size - self._allocated))
+            except OSError as error:
+                if error.errno not in _FULL:
+                    raise self._failed(error.errno or errno.EIO, str(error)) from error
+                full = error
+            else:
+                self._allocated = size
+                return
+        raise StorageFull(f"the disk of {self.directory} is full: {full}")
 
     def _put(self, txn: lmdb.Transaction[bytes], writes: Writes, after: State) -> State:
         if writes.truncate_from is not None:
@@ -208,7 +236,10 @@ class LmdbStore:
         if error.code in _FULL:
             return StorageFull(f"the disk of {self.directory} is full: {error}")
         # LMDB's own codes are negative; whatever they say, this environment can't be written any more.
-        self._failure = OSError(error.code if error.code > 0 else errno.EIO, f"{self.directory}: {error}")
+        return self._failed(error.code if error.code > 0 else errno.EIO, str(error))
+
+    def _failed(self, code: int, words: str) -> OSError:
+        self._failure = OSError(code, f"{self.directory}: {words}")
         return self._failure
 
     # ------------------------------------------------------------------------------------------------------- entries
@@ -330,6 +361,7 @@ class LmdbStore:
         with self._writing:
             if self._owner >= 0:
                 self._env.close()
+                os.close(self._data)
                 os.close(self._owner)
                 self._owner = -1
 
@@ -377,6 +409,19 @@ def _extend_file(data: str, env: lmdb.Environment) -> None:
     bytes_needed = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
     if os.path.getsize(data) < bytes_needed:
         os.truncate(data, bytes_needed)
+
+
+def _pages_at_most(writes: Writes, page_bytes: int) -> int:
+    """Pages that a transaction may need beyond the last one in use, if none is free: one for each key on a leaf of its
+    own, whole pages for values, and the branches of five trees and of the list of free pages."""
+    pages = _PAGES_PER_TRANSACTION
+    for entry in writes.entries:
+        pages += 2 + (len(entry.command) + layout.ENTRY_HEADER_BYTES) // page_bytes
+    if writes.checkpoint is not None:
+        checkpoint = writes.checkpoint
+        pages += 2 * len(checkpoint.rows) + len(checkpoint.postings) + len(checkpoint.records)
+        pages += sum(len(row) for row in checkpoint.rows.values() if row is not None) // page_bytes
+    return pages
 
 
 def _check_counts(directory: str, state: State, counts: list[int]) -> None:

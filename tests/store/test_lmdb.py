@@ -404,6 +404,26 @@ def test_a_full_disk_declines_the_write_and_nothing_else(directory: Path) -> Non
     store.close()
 
 
+def test_room_is_set_aside_before_a_write_begins(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """LMDB calls a write that the disk cuts short EIO: a disk that gets full, if not known before, looks broken."""
+    store = open_store(directory)
+    store.write(applied([1, 1]))
+
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", full)
+        large = Writes(entries=[entry(3, command=bytes(4 << 20)), entry(4, command=bytes(4 << 20))])
+        with pytest.raises(StorageFull, match="is full"):
+            store.write(large)
+        assert store.entries(1, 9, bytes_max=ALL) == entries(1, 2)
+    store.write(large)
+    assert store.bounds() == (1, 4)
+    assert os.stat(directory / "data.mdb").st_size >= store.bytes_used()
+    store.close()
+
+
 @pytest.mark.parametrize(
     "error",
     [
