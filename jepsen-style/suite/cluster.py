@@ -17,6 +17,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,8 @@ class Node:
         self.paused = False
         self.may_end = False
         """Whether its end is no surprise: its disk is damaged or broken just now."""
+        self.struck = False
+        """Whether this end is the suite's doing."""
 
     @property
     def log_file(self) -> Path:
@@ -78,6 +81,8 @@ class Cluster:
         self.cables = cables
         self._defect = defect or "-"
         self._tie, self._tie_held = os.pipe()
+        # A node ends with its parent, and to the kernel that is the thread that started it: faults come and go.
+        self._starter = ThreadPoolExecutor(max_workers=1)
         self.ends: list[End] = []
         secret = directory / "cluster.secret"
         secret.touch(0o600)
@@ -120,7 +125,8 @@ class Cluster:
         command = [sys.executable, "-P", str(LAUNCHER), str(node.disk.clock_file), self._defect, "--", *settings]
         environment = node_environment(os.environ) | node.disk.environment() | {TIE_VARIABLE: str(self._tie)}
         with node.log_file.open("ab") as log:
-            node.process = subprocess.Popen(
+            spawn = partial(
+                subprocess.Popen,
                 [*prefix, *command],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -130,16 +136,20 @@ class Cluster:
                 start_new_session=True,
                 pass_fds=(self._tie,),
             )
+            node.process = self._starter.submit(spawn).result()
         node.paused = False
 
     def kill(self, name: str) -> None:
         """SIGKILL; returns when the process is gone."""
         node = self.nodes[name]
-        if node.process is not None:
-            self.notice_ends()
-            node.process.kill()
-            node.process.wait()
+        self.notice_ends()
+        process = node.process
+        if process is not None:
+            node.struck = True
+            process.kill()
+            process.wait()
             node.process = None
+            node.struck = False
         node.paused = False
 
     def stop(self, name: str) -> None:
@@ -149,17 +159,20 @@ class Cluster:
             return
         self.resume(name)
         self.notice_ends()
-        if node.process is None:
+        process = node.process
+        if process is None:
             return
-        node.process.terminate()
+        node.struck = True
+        process.terminate()
         try:
-            code = node.process.wait(STOP_S_MAX)
+            code = process.wait(STOP_S_MAX)
         except subprocess.TimeoutExpired:
-            node.process.kill()
-            code = node.process.wait()
+            process.kill()
+            code = process.wait()
         if code != 0 and not node.may_end:
             self.ends.append(End(name, time.monotonic_ns(), code))
         node.process = None
+        node.struck = False
 
     def pause(self, name: str) -> None:
         """SIGSTOP."""
@@ -179,6 +192,8 @@ class Cluster:
     def notice_ends(self) -> None:
         """Note the nodes that ended by themselves."""
         for node in self.nodes.values():
+            if node.struck:
+                continue
             if node.process is not None and (code := node.process.poll()) is not None:
                 node.process = None
                 node.paused = False
@@ -190,8 +205,9 @@ class Cluster:
         running = [name for name in names if self.nodes[name].running]
         for name in running:
             process = self.nodes[name].process
-            assert process is not None
-            process.send_signal(signal.SIGKILL)
+            if process is not None:
+                self.nodes[name].struck = True
+                process.send_signal(signal.SIGKILL)
         lost = 0
         for name in running:
             self.kill(name)
@@ -252,6 +268,7 @@ class Cluster:
                 node.process.wait()
                 node.process = None
             node.disk.close()
+        self._starter.shutdown()
         with contextlib.suppress(OSError):
             os.close(self._tie_held)
             os.close(self._tie)
