@@ -27,6 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from lanyinglog.raft.engine import Body, Engine, Role
 from lanyinglog.raft.journal import Journal
@@ -60,14 +61,21 @@ class Outgoing:
     version: int
 
 
+class Sent(NamedTuple):
+    """An append on its way: its size and the first entry in it."""
+
+    bytes: int
+    first: int
+
+
 @dataclass(slots=True)
 class Follower:
     """What a leader knows of one follower in its term."""
 
     acked: int = 0
     """The last entry it reported on its disk."""
-    in_flight: dict[int, int] = field(default_factory=dict)
-    """Number of each unanswered append with entries -> its bytes."""
+    in_flight: dict[int, Sent] = field(default_factory=dict)
+    """Number of each unanswered append with entries -> what it was."""
     rewound_at: int = 0
     """Resets that answer an append numbered below this are stale."""
     paused: bool = False
@@ -353,7 +361,7 @@ class Guard:
         self._notices.pop(to, None)  # it carries the commit index too
         if not follower.in_flight:
             follower.answered_at = self._now
-        follower.in_flight[message.number] = message.bytes
+        follower.in_flight[message.number] = Sent(message.bytes, message.prev_index + 1)
         self._gate(to, message, NEVER_WAITS)
         if self._window_is_full(follower):
             follower.paused = True
@@ -412,7 +420,9 @@ class Guard:
 
     def _window_is_full(self, follower: Follower) -> bool:
         in_flight = follower.in_flight
-        return len(in_flight) >= WINDOW_APPENDS_MAX or sum(in_flight.values()) >= WINDOW_BYTES_MAX
+        return (
+            len(in_flight) >= WINDOW_APPENDS_MAX or sum(sent.bytes for sent in in_flight.values()) >= WINDOW_BYTES_MAX
+        )
 
     def _open_window(self, name: str, follower: Follower) -> None:
         if follower.paused and not self._window_is_full(follower):
@@ -421,14 +431,14 @@ class Guard:
             self.engine.send_soon()
 
     def retry_silent(self, now: float, *, silence_s: float) -> None:
-        """Send again from the last answer to whoever has not answered what is in flight for ``silence_s``."""
+        """Send again what is in flight to whoever has not answered it for ``silence_s``."""
         self._now = now
         if self.engine.role is not Role.LEADER:
             return
         for name in self.peers:
             follower = self._state_of(name)
             if follower.in_flight and now - follower.answered_at >= silence_s:
-                self._rewind(name, follower, next=follower.acked + 1)
+                self._send_again(name, follower)
 
     def reconnected(self, name: str, now: float) -> None:
         """A new link to ``name``: what was in flight on the old one is lost."""
@@ -436,7 +446,12 @@ class Guard:
         if self.engine.role is Role.LEADER and name in self.peers:
             follower = self._state_of(name)
             if follower.in_flight:
-                self._rewind(name, follower, next=follower.acked + 1)
+                self._send_again(name, follower)
+
+    def _send_again(self, name: str, follower: Follower) -> None:
+        """From the first entry in flight. Not from the last answer: there is none yet in a new term, and all the log
+        would go to a follower that has it."""
+        self._rewind(name, follower, next=min(sent.first for sent in follower.in_flight.values()))
 
     def release(self) -> None:
         """This node leads no more, or anew: no follower is paused (a paused peer would count as unreachable)."""

@@ -36,7 +36,8 @@ class Journal:
         self.last_index = last
         self.last_term = store.term(last) if last >= first else 0
         self._first_term = store.term(first) if last >= first else 0
-        self.hard_state = store.hard_state()
+        stored = store.hard_state()
+        self.hard_state = HardState(stored.term, stored.vote, min(stored.commit, last))
         self.durable_index = last
         self.version = 0
         self.durable_version = 0
@@ -118,7 +119,7 @@ class Journal:
             self._hard_state_changed = True  # goes with the next write; Raft may forget it
 
     def getRaftCommitIndex(self) -> int:  # the engine's name
-        return max(1, min(self.hard_state.commit, self.last_index))
+        return max(1, self.hard_state.commit)
 
     def setCurrentTerm(self, term: int, vote: str | None) -> None:  # the engine's name
         state = self.hard_state
