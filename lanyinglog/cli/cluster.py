@@ -22,6 +22,7 @@ from lanyinglog.cli.directory import (
     plan_members,
 )
 from lanyinglog.cli.options import Verb, directory_option, format_option, option, server_option, timeout_option
+from lanyinglog.cli.quorum import UNREACHABLE, has_quorum
 from lanyinglog.config import CLIENT_PORT, Address
 from lanyinglog.errors import ConfigError, Unavailable
 
@@ -98,8 +99,8 @@ def wait_for_quorum(
                 )
         rows = rows_of(cluster, timeout_s=min(rollcall.ANSWER_S, timeout_s))
         seen(rows)
-        silent = {row["node"] for row in rows if row["role"] == rollcall.UNREACHABLE} & waited_for
-        if rollcall.has_quorum(rows) and not silent:
+        silent = {row["node"] for row in rows if row["role"] == UNREACHABLE} & waited_for
+        if has_quorum(rows) and not silent:
             return rows
         if time.monotonic() > deadline:
             missing = f"{', '.join(sorted(silent))} did not answer" if silent else "no leader was elected"
@@ -128,7 +129,7 @@ def start(directory: Path, nodes: int | None, port: int | None, timeout_s: float
         found = open_or_create(directory, nodes=nodes, port=port)
         started = [(member, processes.spawn(member)) for member in idle_members(found)]
         rows = wait_for_quorum(found, started, timeout_s=timeout_s)
-    output.print_rows(rows, rollcall.COLUMNS, form=form, empty="")
+    output.print_rows(rows, rollcall.COLUMNS, form=form, empty="", droppable=rollcall.DROPPABLE)
     if output.is_table(form):
         names = ", ".join(member.node for member, _ in started)
         output.note(f"started {names}" if started else "all nodes were running already")
@@ -177,10 +178,8 @@ def transfer(directory: Path | None, servers: tuple[Address, ...], to: str | Non
 @timeout_option(rollcall.ANSWER_S, "How long a node may take to answer.")
 @format_option()
 def status(directory: Path, timeout_s: float, form: str) -> int:
-    """Show each node of the cluster in --dir; exit 3 if it has no quorum."""
-    rows = rows_of(open_cluster(directory), timeout_s=timeout_s)
-    output.print_rows(rows, rollcall.COLUMNS, form=form, empty="")
-    if rollcall.has_quorum(rows):
-        return output.OK
-    output.note("lanyinglog: the cluster has no quorum: it takes no messages")
-    return output.NO_QUORUM
+    """Show each node of the cluster in --dir.
+
+    Exit 3 without quorum; standard error says what is missing. A narrow terminal shows fewer columns.
+    """
+    return rollcall.show(rows_of(open_cluster(directory), timeout_s=timeout_s), form=form)

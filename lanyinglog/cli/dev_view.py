@@ -72,13 +72,15 @@ class TableView:
     """A table of the nodes, the last events below it, and what to type next."""
 
     def __init__(self, cluster: ClusterDirectory) -> None:
+        from rich.console import Console
         from rich.live import Live
 
+        self._console = Console()
         self._cluster = cluster
         self._rows: Rows = ()
         self._events: deque[str] = deque(maxlen=_EVENTS_SHOWN)
         self._hint = "waiting for a leader ..."
-        self._live = Live(self._drawn(), refresh_per_second=4, transient=False)
+        self._live = Live(self._drawn(), console=self._console, refresh_per_second=4, transient=False)
         self._live.start()
 
     def show(self, rows: Rows) -> None:
@@ -115,4 +117,5 @@ class TableView:
         from rich.text import Text
 
         events = Text("\n".join(self._events))
-        return Group(output.table(self._rows, rollcall.COLUMNS), events, Text(self._hint, style="dim"))
+        columns = output.fitting(self._rows, rollcall.COLUMNS, rollcall.DROPPABLE, width=self._console.width)
+        return Group(output.table(self._rows, columns), events, Text(self._hint, style="dim"))

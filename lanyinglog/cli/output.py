@@ -36,24 +36,46 @@ def print_json(row: Row) -> None:
     sys.stdout.flush()
 
 
-def print_rows(rows: Iterable[Row], columns: Sequence[str], *, form: str, empty: str) -> None:
-    """``rows`` as a table of ``columns``, or as JSON with all they have; ``empty`` is what a table of nothing says."""
+def print_rows(
+    rows: Iterable[Row], columns: Sequence[str], *, form: str, empty: str, droppable: Sequence[str] = ()
+) -> None:
+    """``rows`` as a table of ``columns``, or as JSON with all they have; ``empty`` is what a table of nothing says,
+    ``droppable`` names the columns that a narrow terminal does without, the first of them first."""
     rows = list(rows)
     if not is_table(form):
         for row in rows:
             print_json(row)
     elif rows:
-        print_table(rows, columns)
+        print_table(rows, columns, droppable=droppable)
     else:
         sys.stdout.write(empty + "\n")
 
 
-def print_table(rows: Iterable[Row], columns: Sequence[str]) -> None:
-    """A table on standard output; numbers to the right."""
+def print_table(rows: Sequence[Row], columns: Sequence[str], *, droppable: Sequence[str] = ()) -> None:
+    """A table on standard output, whole cells only; numbers to the right."""
     from rich.console import Console
 
-    console = Console(file=sys.stdout, soft_wrap=True)
+    width = Console(file=sys.stdout).width
+    columns = fitting(rows, columns, droppable, width=width)
+    # What is wider than the terminal is wrapped by it; cut off, it would lose what it says.
+    console = Console(file=sys.stdout, width=max(width, _width(rows, columns)), soft_wrap=True)
     console.print(table(rows, columns))
+
+
+def fitting(rows: Sequence[Row], columns: Sequence[str], droppable: Sequence[str], *, width: int) -> list[str]:
+    """``columns`` without as many of ``droppable``, from its start, as it takes for a table of ``width`` characters."""
+    kept = list(columns)
+    for column in droppable:
+        if _width(rows, kept) <= width:
+            break
+        kept.remove(column)
+    return kept
+
+
+def _width(rows: Sequence[Row], columns: Sequence[str]) -> int:
+    """The table's width: each column as wide as its widest cell, and what `table` puts between them."""
+    cells = [[column, *(str(_cell(row.get(column))) for row in rows)] for column in columns]
+    return sum(max(map(len, column)) for column in cells) + _GAP * (len(columns) - 1)
 
 
 def table(rows: Iterable[Row], columns: Sequence[str]) -> Any:
@@ -62,7 +84,7 @@ def table(rows: Iterable[Row], columns: Sequence[str]) -> Any:
     from rich.table import Table
 
     rows = list(rows)
-    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
     for column in columns:
         numeric = all(row.get(column) is None or isinstance(row.get(column), int | float) for row in rows)
         drawn.add_column(column.replace("_", " "), justify="right" if numeric else "left", no_wrap=True)
@@ -81,6 +103,7 @@ def _cell(value: Any) -> Any:
     return Text(str(value), style=_STYLES.get(str(value), ""))
 
 
+_GAP = 2
 _STYLES = {"leader": "bold green", "unreachable": "bold red", "candidate": "yellow"}
 
 

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from lanyinglog.cli import output
+from lanyinglog.cli.quorum import UNREACHABLE, has_quorum, remarks
 from lanyinglog.config import Address, parse_address
 from lanyinglog.errors import LanyingError, Unavailable
 from lanyinglog.wire.connection import Connection, Role
 from lanyinglog.wire.messages import Error, Hello, Message, Status, StatusReply, Welcome
 
 COLUMNS = ("node", "pid", "client", "peer", "role", "term", "commit", "applied", "last_seq", "lag")
-UNREACHABLE = "unreachable"
+DROPPABLE = ("peer", "pid", "applied", "commit", "client")
+"""Columns that a narrow terminal does without, the first of them first."""
 ANSWER_S = 2.0
 """How long a node may take: one that needs longer can't lead either (two election timeouts)."""
 _READ_BYTES = 1 << 16
@@ -66,14 +69,19 @@ def _ask_or_none(address: Address | None, timeout_s: float) -> dict[str, Any] | 
 
 # ------------------------------------------------------------------------------------------------------- all of them
 def roll(nodes: Mapping[str, Address | None], *, timeout_s: float = ANSWER_S) -> list[dict[str, Any]]:
-    """One row of `COLUMNS` for each of ``nodes``, in their order. One that does not answer, or another node that
-    answers in its place, is ``unreachable``, and all that only it could tell is None."""
+    """One row for each of ``nodes``, in their order: `COLUMNS`, ``storage_full``, and ``unconnected``, the peers it has
+    no link to. One that does not answer, or another node that answers in its place, is ``unreachable``, and all that
+    only it could tell is None."""
     replies = _ask_all(list(nodes.values()), timeout_s)
     rows = []
     for (node, address), reply in zip(nodes.items(), replies, strict=True):
         if reply is None or reply.get("node") != node:
             reply = {"node": node, "client": None if address is None else str(address), "role": UNREACHABLE}
-        rows.append({column: reply.get(column) for column in COLUMNS})
+        row = {column: reply.get(column) for column in COLUMNS}
+        row["storage_full"] = reply.get("storage_full")
+        peers = reply.get("peers")
+        row["unconnected"] = peers and sorted(name for name, peer in peers.items() if not peer.get("connected"))
+        rows.append(row)
     return with_lag(rows)
 
 
@@ -104,8 +112,9 @@ def with_lag(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
-def has_quorum(rows: Iterable[Mapping[str, Any]]) -> bool:
-    """Whether the cluster takes writes, by what its nodes say: one leads, and a majority is in its term."""
-    rows = list(rows)
-    terms = [row["term"] for row in rows if row["role"] == "leader"]
-    return bool(terms) and 2 * sum(row["term"] == max(terms) for row in rows) > len(rows)
+def show(rows: list[dict[str, Any]], *, form: str) -> int:
+    """Prints ``rows``, and what is wrong with the cluster in words on standard error; the exit code."""
+    output.print_rows(rows, COLUMNS, form=form, empty="", droppable=DROPPABLE)
+    for remark in remarks(rows):
+        output.note(f"lanyinglog: {remark}")
+    return output.OK if has_quorum(rows) else output.NO_QUORUM

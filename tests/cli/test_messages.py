@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 from real_programs import Cluster, run
 
-STATUS_KEYS = {"node", "pid", "client", "peer", "role", "term", "commit", "applied", "last_seq", "lag"}
+STATUS_KEYS = {
+    "node", "pid", "client", "peer", "role", "term", "commit", "applied", "last_seq", "lag", "storage_full",
+    "unconnected",
+}  # fmt: skip
 
 
 def test_a_file_comes_back_byte_for_byte(cluster: Cluster, tmp_path: Path) -> None:
