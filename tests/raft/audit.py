@@ -55,5 +55,18 @@ def all_of(*switches: SwitchOff) -> SwitchOff:
     return off
 
 
+def planted(name: str) -> SwitchOff:
+    """The same switch that the simulator plants as a defect (`jepsen-style/simulator/defects_raft`)."""
+
+    def off(patch: pytest.MonkeyPatch) -> None:
+        from simulator import defects_log, defects_raft  # noqa: F401  # they register themselves
+        from simulator.defects import DEFECTS
+
+        for where, attribute, instead in DEFECTS[name].changes():
+            patch.setattr(where, attribute, instead, raising=False)
+
+    return off
+
+
 def nothing(*_: Any, **__: Any) -> None:
     """Does nothing."""
