@@ -139,9 +139,10 @@ class Node:
 
 
 class Cluster:
-    """See the module. ``logs`` has the terms of what is on some nodes' disks before the start."""
+    """See the module. ``logs`` has the terms of what is on some nodes' disks before the start; those nodes have been in
+    ``term``, too."""
 
-    def __init__(self, size: int, *, logs: Mapping[str, Sequence[int]] | None = None) -> None:
+    def __init__(self, size: int, *, logs: Mapping[str, Sequence[int]] | None = None, term: int = 0) -> None:
         self.names = tuple(f"n{number}" for number in range(1, size + 1))
         self.now = 100.0
         self.links: defaultdict[Link, deque[PeerMessage]] = defaultdict(deque)
@@ -149,6 +150,7 @@ class Cluster:
         self.holding: set[Link] = set()
         self.committed: dict[int, Entry] = {}
         self.leaders: dict[int, str] = {}
+        self._past_term = term
         self.nodes = {name: self._make(name, (logs or {}).get(name)) for name in self.names}
         for name in self.names:
             self.nodes[name].patience = 1.0
@@ -157,7 +159,9 @@ class Cluster:
         disk = MemoryDisk()
         if terms:
             stored = entries(terms)
-            MemoryStore(disk).write(Writes(entries=stored, hard_state=HardState(stored[-1].term, None, 1)))
+            MemoryStore(disk).write(
+                Writes(entries=stored, hard_state=HardState(max(self._past_term, stored[-1].term), None, 1))
+            )
         return self._node(name, disk)
 
     def _node(self, name: str, disk: MemoryDisk) -> Node:
