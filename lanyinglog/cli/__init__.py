@@ -34,6 +34,8 @@ VERBS = {
     "subscribe": ("lanyinglog.cli.subscribe:subscribe", "Print messages as they arrive."),
     "topics": ("lanyinglog.cli.inspect:topics", "List topics, with messages, bytes and the newest seq."),
     "status": ("lanyinglog.cli.inspect:status", "Show each node's role, term and position."),
+    "backup": ("lanyinglog.cli.backup:backup", "Copy a node's log while it runs, every entry checked."),
+    "restore": ("lanyinglog.cli.backup:restore", "Make a new cluster that begins with a backup."),
     "verify": ("lanyinglog.cli.inspect:verify", "Check a data directory offline; exit 4 if it is damaged."),
 }
 
