@@ -26,6 +26,10 @@ class Violation(Exception):
         self.words = words
         self.about = about
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """It travels between processes: by itself an exception is made anew from its text alone."""
+        return type(self), (self.rule, self.words, *self.about)
+
 
 class Event(NamedTuple):
     """``kind`` and ``values`` at virtual ``time``."""

@@ -6,6 +6,7 @@ Some dozens of seeds: campaigns of thousands are the program's own business (doc
 from __future__ import annotations
 
 import json
+import pickle
 import random
 from pathlib import Path
 
@@ -141,3 +142,11 @@ def test_an_explanation_keeps_what_concerns_the_violation_and_the_faults() -> No
         (True, False, False),
         (False, True, False),
     ]
+
+
+def test_a_violation_travels_between_processes():
+    """Or the summary of a campaign in several of them waits for it for ever."""
+    broken = Violation("P1 durable", "an acknowledged batch is gone", ("entry", 7), ("client", "p1"))
+    again = pickle.loads(pickle.dumps(broken))
+    assert (again.rule, again.words, again.about) == (broken.rule, broken.words, broken.about)
+    assert str(again) == str(broken)
