@@ -63,6 +63,7 @@ class Invariants:
         self._rewound_before = 0
         self.committed: list[tuple[int, int]] = []
         """(term, CRC) of each entry that any node knew to be committed, from index 1 on."""
+        self._committed_in: list[int] = []  # the term in which a node knew so first: a later one than the entry's own
         self.elections = 0
 
     # ------------------------------------------------------------------------------------------------------ hooks
@@ -173,6 +174,7 @@ class Invariants:
             if index > 1 and not self._own_no_op(node, index):
                 self.check_durable(index, term, crc, f"{node.name} commits entry {index}")
             self.committed.append((term, crc))
+            self._committed_in.append(node.core.replica.engine.term)
 
     def _own_no_op(self, node: Node, index: int) -> bool:
         """A node that is alone commits the no-op of its election with it, before its sync. It holds no message, nothing
@@ -222,10 +224,10 @@ class Invariants:
             raise Violation("election safety", words, ("term", term), ("node", node.name))
         log = self._seen[node.name].log
         for index in range(len(self.committed), 0, -1):
-            committed_term = self.committed[index - 1][0]
-            if committed_term < term:
-                if index > len(log) or log[index - 1][0] != committed_term:
-                    words = f"{node.name} leads in term {term} without entry {index}, committed in {committed_term}"
+            committed_in = self._committed_in[index - 1]
+            if committed_in < term:
+                if index > len(log) or log[index - 1][0] != self.committed[index - 1][0]:
+                    words = f"{node.name} leads in term {term} without entry {index}, committed in {committed_in}"
                     raise Violation("leader completeness", words, ("entry", index), ("term", term))
                 break
 
