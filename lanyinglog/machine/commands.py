@@ -8,7 +8,9 @@ stored entry is the engine's command to the byte and nothing is copied to add or
     2   2   number of commands
     4   4   0, reserved
     8   8   timestamp of the entry's first message, ns (hybrid logical clock, given by the leader)
-    16  ..  commands: u8 kind (1 = batch), three zero bytes, u32 length, bytes
+    16  ..  commands: u8 kind, three zero bytes, u32 length, bytes
+
+Kinds: 1 a batch; 2 retention settings, 3 a trim (`retention`), each alone in its entry.
 
 A new leader's no-op is the single byte 1.
 """
@@ -21,6 +23,8 @@ from dataclasses import dataclass
 
 NO_OP = b"\x01"
 KIND_BATCH = 1
+KIND_SETTINGS = 2
+KIND_TRIM = 3
 _HEAD = struct.Struct("<BBHIQ")
 _COMMAND = struct.Struct("<BxxxI")
 HEAD_BYTES = _HEAD.size
@@ -52,6 +56,11 @@ def encode_entry(timestamp: int, batches: Sequence[bytes]) -> bytes:
     for batch in batches:
         parts += (_COMMAND.pack(KIND_BATCH, len(batch)), batch)
     return b"".join(parts)
+
+
+def encode_command(timestamp: int, kind: int, body: bytes) -> bytes:
+    """One entry of a single command that is no batch; ``timestamp`` ns is when it was given."""
+    return _HEAD.pack(0, 1, 1, 0, timestamp) + _COMMAND.pack(kind, len(body)) + body
 
 
 def parse_entry(command: bytes) -> EntryView:

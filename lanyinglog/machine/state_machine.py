@@ -1,4 +1,4 @@
-"""What the log means: seq, timestamps, topics and producers as a pure function of the entries, in order.
+"""What the log means: seq, timestamps, topics, producers and retention as a pure function of the entries, in order.
 
 `StateMachine.apply` is **total** (audit 12): a command it can't honour yields an error result, the same on every node,
 and never an exception. It reads no clock and no random numbers: time enters only inside an entry.
@@ -7,7 +7,9 @@ Invariants
 1. ``last_seq`` rises by exactly the number of messages accepted; a refused or repeated batch takes no seq (P2, P4).
 2. The timestamp of a message is above that of the message before it, whatever the leader's clock did (P2).
 3. A batch's messages have consecutive seqs and timestamps, all or none of them (P3).
-4. `take_checkpoint` is the whole difference since the last one: rows loaded into a new machine, then the
+4. ``first_index`` and ``first_seq``, where the log begins by the newest trim, never fall and never pass what was
+   applied before the trim.
+5. `take_checkpoint` is the whole difference since the last one: rows loaded into a new machine, then the
    entries after its applied index, give the same machine.
 """
 
@@ -18,19 +20,22 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from lanyinglog import codec, record
-from lanyinglog.errors import BadBatch, LanyingError, TooManyTopics
-from lanyinglog.machine.commands import KIND_BATCH, CommandView, parse_entry
+from lanyinglog.errors import BadBatch, BadRequest, LanyingError, TooManyTopics
+from lanyinglog.machine import retention
+from lanyinglog.machine.commands import KIND_BATCH, KIND_SETTINGS, KIND_TRIM, CommandView, parse_entry
 from lanyinglog.machine.producers import Producers
+from lanyinglog.machine.retention import Retention
 from lanyinglog.machine.topic_table import TopicTable
 from lanyinglog.service import Ack
-from lanyinglog.store.log_store import Checkpoint, EntryRecord
+from lanyinglog.store.log_store import Checkpoint, EntryRecord, disk_bytes
 
 Result = Ack | LanyingError
-"""What became of one command."""
+"""What became of one command; an `Ack` of no messages for one that is no batch."""
 
 _ROW_META = b"m"
 _ROW_PRODUCER = b"p"
 _ROW_TOPIC = b"t"
+_ROW_RETENTION = b"r"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +68,12 @@ class StateMachine:
         self.last_timestamp = 0
         self.producers = producers if producers is not None else Producers()
         self.topics = topics if topics is not None else TopicTable()
+        self.end_bytes = 0
+        """`disk_bytes` of all entries applied since the log began."""
+        self.retention = Retention()
+        self.first_index = 1
+        self.first_seq = 1
+        self._retention_changed = False
         self._records: list[EntryRecord] = []
 
     def apply(self, index: int, command: bytes) -> Applied:
@@ -79,24 +90,56 @@ class StateMachine:
         runs: list[RunPlace] = []
         dropped: list[int] = []
         for ordinal, part in enumerate(entry.commands):
-            result = self._apply_batch(index, command, part, timestamp, runs)
+            result = self._apply_command(index, command, part, timestamp, runs)
             results.append(result)
             if isinstance(result, Ack) and not result.duplicate:
                 timestamp += result.count
             else:
                 dropped.append(ordinal)
         self.applied = index
-        done = EntryRecord(index, first_seq, self.last_seq + 1 - first_seq, base, tuple(dropped))
-        if not runs:
-            done = EntryRecord(index, first_seq, 0, self.last_timestamp, tuple(dropped))
+        self.end_bytes += disk_bytes(len(command))
+        done = EntryRecord(
+            index,
+            first_seq,
+            self.last_seq + 1 - first_seq,
+            base if runs else self.last_timestamp,
+            tuple(dropped),
+            self.end_bytes,
+        )
         self._records.append(done)
         return Applied(done, tuple(results), tuple(runs))
+
+    def _apply_command(
+        self, index: int, command: bytes, part: CommandView, timestamp: int, runs: list[RunPlace]
+    ) -> Result:
+        if part.kind == KIND_BATCH:
+            return self._apply_batch(index, command, part, timestamp, runs)
+        body = command[part.start : part.stop]
+        try:
+            if part.kind == KIND_SETTINGS:
+                self.retention = retention.changed(self.retention, body)
+            elif part.kind == KIND_TRIM:
+                self._trim(index, retention.decode_trim(body))
+            else:
+                return BadBatch(f"a command of unknown kind {part.kind}")
+        except BadRequest as error:
+            return error
+        self._retention_changed = True
+        return Ack(self.last_seq + 1, 0, timestamp)
+
+    def _trim(self, index: int, point: retention.TrimPoint) -> None:
+        """The log begins at ``point``. `BadRequest` if it already begins there or behind it: the proposal of a leader
+        that was overtaken."""
+        if (
+            not self.first_index < point.first_index <= index
+            or not self.first_seq <= point.first_seq <= self.last_seq + 1
+        ):
+            raise BadRequest(f"a trim to {point}; the log begins at entry {self.first_index}, seq {self.first_seq}")
+        self.first_index, self.first_seq = point
 
     def _apply_batch(
         self, index: int, command: bytes, part: CommandView, timestamp: int, runs: list[RunPlace]
     ) -> Result:
-        if part.kind != KIND_BATCH:
-            return BadBatch(f"a command of unknown kind {part.kind}")
         try:
             batch = record.skim_batch(command, part.start, part.stop)
         except (struct.error, UnicodeDecodeError, IndexError, AssertionError) as error:
@@ -127,7 +170,12 @@ class StateMachine:
     # ------------------------------------------------------------------------------------------- checkpoint
     def take_checkpoint(self) -> Checkpoint:
         """All that changed since the last call, as of `applied`. The caller must store it or hand it in again."""
-        rows: dict[bytes, bytes | None] = {_ROW_META: codec.pack([self.last_seq, self.last_timestamp])}
+        rows: dict[bytes, bytes | None] = {_ROW_META: codec.pack([self.last_seq, self.last_timestamp, self.end_bytes])}
+        if self._retention_changed:
+            limits = self.retention
+            row = [self.first_index, self.first_seq, limits.age_s, limits.bytes, limits.messages]
+            rows[_ROW_RETENTION] = codec.pack(row)
+            self._retention_changed = False
         rows.update((_ROW_PRODUCER + key, value) for key, value in self.producers.take_changes().items())
         topic_rows, postings = self.topics.take_changes()
         rows.update((_ROW_TOPIC + key, value) for key, value in topic_rows.items())
@@ -145,7 +193,10 @@ class StateMachine:
         tables: dict[bytes, dict[bytes, bytes]] = {_ROW_PRODUCER: {}, _ROW_TOPIC: {}}
         for key, value in rows:
             if key == _ROW_META:
-                self.last_seq, self.last_timestamp = codec.unpack(value)
+                self.last_seq, self.last_timestamp, self.end_bytes = codec.unpack(value)
+            elif key == _ROW_RETENTION:
+                self.first_index, self.first_seq, *limits = codec.unpack(value)
+                self.retention = Retention(*limits)
             else:
                 tables[key[:1]][key[1:]] = value
         self.applied = applied
@@ -160,7 +211,7 @@ def places(command: bytes, done: EntryRecord) -> tuple[RunPlace, ...]:
     seq, timestamp = done.first_seq, done.timestamp
     runs = []
     for ordinal, part in enumerate(parse_entry(command).commands):
-        if ordinal in done.dropped:
+        if ordinal in done.dropped or part.kind != KIND_BATCH:
             continue
         for run in record.skim_batch(command, part.start, part.stop).runs:
             runs.append(RunPlace(run.topic, seq, timestamp, run.count, run.start, run.stop))

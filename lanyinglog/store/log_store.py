@@ -38,6 +38,19 @@ def entry_crc(index: int, term: int, command: bytes) -> int:
     return crc
 
 
+_PAGE_BYTES = 4_096
+_INLINE_BYTES_MAX = 2_000
+_ENTRY_EXTRA_BYTES = 128
+
+
+def disk_bytes(command_bytes: int) -> int:
+    """About what an entry with a ``command`` of so many bytes takes of a data file, whole pages where it has its own.
+
+    A fixed formula and no measurement: limits in bytes must come out alike on every node (`machine.retention`)."""
+    size = command_bytes + _ENTRY_EXTRA_BYTES  # header, key, record, its share of the trees
+    return size if size <= _INLINE_BYTES_MAX else -(-size // _PAGE_BYTES) * _PAGE_BYTES
+
+
 @dataclass(frozen=True, slots=True)
 class HardState:
     """What Raft must not forget (Raft paper, figure 2), and its commit index, which it may."""
@@ -53,9 +66,10 @@ class EntryRecord:
 
     ``first_seq`` is the seq of its first message, ``count`` how many it has (0 for entries without messages: then
     ``first_seq`` is the seq that comes next), ``timestamp`` that of the first message, in ns. ``dropped`` holds the
-    ordinals of commands in the entry that were refused (duplicates, errors) and have no messages.
+    ordinals of commands in the entry that were refused (duplicates, errors) and have no messages. ``end_bytes`` are the
+    `disk_bytes` of all entries up to and including this one since the log began, trimmed ones too.
 
-    ``first_seq`` and ``timestamp`` never fall as ``index`` rises, so both can be searched by bisection.
+    ``first_seq``, ``timestamp`` and ``end_bytes`` never fall as ``index`` rises, so they can be searched by bisection.
     """
 
     index: int
@@ -63,6 +77,7 @@ class EntryRecord:
     count: int
     timestamp: int
     dropped: tuple[int, ...] = ()
+    end_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ Records = Callable[[int], EntryRecord]
 def find_seq(record: Records, first: int, applied: int, seq: int) -> int | None:
     """The index of the entry that has the message ``seq``; None if no record from ``first`` to ``applied`` does."""
     # The end of a record only rises where it has messages, so the first one to end behind seq is no empty one.
-    index = _first(record, first, applied, lambda each: each.first_seq + each.count > seq)
+    index = first_where(record, first, applied, lambda each: each.first_seq + each.count > seq)
     if index > applied or record(index).first_seq > seq:
         return None
     return index
@@ -24,7 +24,7 @@ def find_seq(record: Records, first: int, applied: int, seq: int) -> int | None:
 
 def find_time(record: Records, first: int, applied: int, timestamp: int) -> int | None:
     """The index of the first entry with a message at or after ``timestamp`` (ns); None if there is none."""
-    index = _first(record, first, applied, lambda each: each.timestamp >= timestamp)
+    index = first_where(record, first, applied, lambda each: each.timestamp >= timestamp)
     if first > applied:
         return None
     if index > applied:
@@ -41,7 +41,7 @@ def find_time(record: Records, first: int, applied: int, timestamp: int) -> int 
     return find_seq(record, first, applied, next_seq)
 
 
-def _first(record: Records, low: int, high: int, holds: Callable[[EntryRecord], bool]) -> int:
+def first_where(record: Records, low: int, high: int, holds: Callable[[EntryRecord], bool]) -> int:
     """The first index from ``low`` to ``high`` whose record ``holds``, which is monotone; ``high + 1`` if none."""
     high += 1
     while low < high:
