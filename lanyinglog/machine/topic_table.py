@@ -86,6 +86,8 @@ class TopicTable:
         postings = self._postings
         self._changed.clear()
         self._postings = []
+        # Posted again for what comes in the same block: who trims deletes the postings of what he trimmed in each step.
+        self._block = -1
         return rows, postings
 
     def load(self, rows: dict[bytes, bytes]) -> None:

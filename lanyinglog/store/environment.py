@@ -24,7 +24,7 @@ import os
 import shutil
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -32,11 +32,21 @@ from typing import Any
 import lmdb
 
 from lanyinglog.errors import StorageFull, StoreError
-from lanyinglog.store import layout
+from lanyinglog.store import installation, layout
 from lanyinglog.store.directory import make_directory, sync_directory, take_directory
 from lanyinglog.store.layout import Damaged, Identity
-from lanyinglog.store.log_store import Checkpoint, Entry, EntryRecord, HardState, Writes
+from lanyinglog.store.log_store import (
+    BLOCK_ENTRIES,
+    Checkpoint,
+    Entry,
+    EntryRecord,
+    HardState,
+    SnapshotHead,
+    Trim,
+    Writes,
+)
 from lanyinglog.store.pages import check_pages
+from lanyinglog.store.room import pages_at_most
 from lanyinglog.store.search import find_seq, find_time
 from lanyinglog.store.state import State, advance
 
@@ -46,7 +56,6 @@ is used: the file grows only by what is written. `set_mapsize` on a running node
 
 _GROWTH_BYTES = 4 << 20
 """The file grows by so much at a time, where there is room."""
-_PAGES_PER_TRANSACTION = 128
 _MAP_BYTES_MIN = 1 << 28
 _MAP_BYTES_NEW = 1 << 20
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -68,11 +77,13 @@ class LmdbStore:
         self._databases = self._open_databases()
         with self._reading() as txn:
             stored, self._state = self._check_meta(txn)
-            counts = [txn.stat(each)["entries"] for each in self._databases]
+            counts = {name: txn.stat(each)["entries"] for name, each in self._databases.items()}
         if stored != identity:
             raise StoreError(f"{directory} belongs to {_words(stored)}, not to {_words(identity)}")
         _check_counts(directory, self._state, counts)
-        self._entries, self._records, self._rows, self._postings, self._meta = self._databases
+        self._entries, self._records = self._databases[layout.ENTRIES], self._databases[layout.RECORDS]
+        self._rows, self._postings = self._databases[layout.ROWS], self._databases[layout.POSTINGS]
+        self._base, self._meta = self._databases[layout.BASE], self._databases[layout.META]
 
     # ------------------------------------------------------------------------------------------------------- opening
     @classmethod
@@ -113,16 +124,16 @@ class LmdbStore:
         except OSError as error:
             raise StoreError(f"{path} can't be used: {error}") from error
 
-    def _open_databases(self) -> list[Any]:
+    def _open_databases(self) -> dict[bytes, Any]:
         try:
             # Handles outlive only a transaction that commits; this one has nothing to write.
             with self._env.begin(write=True) as txn:
-                return [self._env.open_db(name, txn=txn, create=False) for name in layout.DATABASES]
+                return {name: self._env.open_db(name, txn=txn, create=False) for name in layout.DATABASES}
         except lmdb.Error as error:
             raise StoreError(f"{self.directory} holds an LMDB environment that is not a lanyinglog log") from error
 
     def _check_meta(self, txn: lmdb.Transaction[bytes]) -> tuple[Identity, State]:
-        meta = self._databases[-1]
+        meta = self._databases[layout.META]
         keys = (layout.FORMAT_KEY, layout.IDENTITY_KEY, layout.STATE_KEY)
         form, identity, value = (txn.get(key, db=meta) for key in keys)
         stored, state = layout.decode_meta(self.directory, form, identity, value)
@@ -156,32 +167,50 @@ class LmdbStore:
     def applied(self) -> int:
         return self._state.applied
 
+    def joined(self) -> bool:
+        return self._state.joined
+
+    def installing(self) -> bool:
+        return self._state.installing
+
     def bytes_used(self) -> int:
         pages: int = self._env.info()["last_pgno"] + 1
         return pages * self._page_bytes
 
     # ------------------------------------------------------------------------------------------------------- writing
     def write(self, writes: Writes) -> None:
+        after = advance(self._state, writes) if self._failure is None else self._state
+        self._transact(lambda txn: self._put(txn, writes, after), pages=pages_at_most(writes, self._page_bytes))
+
+    def install_step(self) -> bool:
+        if self._state.installing:
+            pages = installation.step_pages(self._page_bytes)
+            self._transact(lambda txn: installation.take_step(txn, self._databases, self._state), pages=pages)
+        return self._state.installing
+
+    def _transact(self, change: Callable[[lmdb.Transaction[bytes]], State], *, pages: int) -> None:
+        """One synced transaction of ``change``, which gives the state behind it and takes at most ``pages``."""
         if self._failure is not None:
             raise self._failure
-        after = advance(self._state, writes)
         alone = self._writing.acquire(blocking=False)
         assert alone, "two writes at a time"
         try:
-            self._allocate(writes)
+            self._allocate(pages)
             with self._env.begin(write=True) as txn:
-                after = self._put(txn, writes, after)
+                after = replace(change(txn), transaction=txn.id())
+                # Written even when nothing else is: LMDB skips the sync of a transaction without a dirty page.
+                txn.put(layout.STATE_KEY, layout.encode_state(after), db=self._meta)
             self._state = after
         except lmdb.Error as error:
             raise self._write_error(error) from error
         finally:
             self._writing.release()
 
-    def _allocate(self, writes: Writes) -> None:
-        """Has the file system set aside whatever the transaction may write. A disk that gets full in the middle of a
-        write cuts it short, and LMDB reports that as EIO (`mdb_page_flush`), which looks like a disk that is broken."""
+    def _allocate(self, pages: int) -> None:
+        """Has the file system set aside the ``pages`` that a transaction may write. A disk that gets full in the middle
+        of a write cuts it short, and LMDB reports that as EIO (`mdb_page_flush`), as if it were broken."""
         info = self._env.info()
-        needed = (info["last_pgno"] + 1 + _pages_at_most(writes, self._page_bytes)) * self._page_bytes
+        needed = (info["last_pgno"] + 1 + pages) * self._page_bytes
         if self._allocated >= needed or not hasattr(os, "posix_fallocate"):
             return
         for size in (min(needed + _GROWTH_BYTES, info["map_size"]), min(needed, info["map_size"])):
@@ -205,26 +234,41 @@ class LmdbStore:
             self._append(txn, self._entries, key, layout.encode_entry(entry))
         if writes.checkpoint is not None:
             after = self._put_checkpoint(txn, writes.checkpoint, after)
-        # Written even when nothing else is: LMDB skips the sync of a transaction without a dirty page.
-        after = replace(after, transaction=txn.id())
-        txn.put(layout.STATE_KEY, layout.encode_state(after), db=self._meta)
-        return after
+        if writes.trim is not None:
+            after = self._put_trim(txn, writes.trim, after)
+        return installation.stage(txn, self._databases, writes, after)
 
     def _put_checkpoint(self, txn: lmdb.Transaction[bytes], checkpoint: Checkpoint, after: State) -> State:
         for record in checkpoint.records:
             self._append(txn, self._records, layout.index_key(record.index), layout.encode_record(record))
-        for key, row in checkpoint.rows.items():
-            assert 1 <= len(key) <= layout.KEY_BYTES_MAX, f"a row key of {len(key)} bytes"
-            if row is None:
-                txn.delete(key, db=self._rows)
-            else:
-                txn.put(key, layout.seal(key, row), db=self._rows)
+        rows = self._put_rows(txn, self._rows, checkpoint.rows, after.rows)
         postings = after.postings
         for topic_id, block in checkpoint.postings:
             key = layout.posting_key(topic_id, block)
             postings += txn.put(key, layout.encode_posting(key), db=self._postings, overwrite=False)
-        rows = txn.stat(self._rows)["entries"] if checkpoint.rows else after.rows
         return replace(after, rows=rows, postings=postings)
+
+    def _put_trim(self, txn: lmdb.Transaction[bytes], trim: Trim, after: State) -> State:
+        for index in range(self._state.first, trim.first):
+            txn.delete(layout.index_key(index), db=self._entries)
+            txn.delete(layout.index_key(index), db=self._records)
+        postings = after.postings
+        for topic_id, block in trim.postings:
+            postings -= txn.delete(layout.posting_key(topic_id, block), db=self._postings)
+        base_rows = self._put_rows(txn, self._base, trim.rows, after.base_rows)
+        return replace(after, postings=postings, base_rows=base_rows)
+
+    def _put_rows(
+        self, txn: lmdb.Transaction[bytes], database: Any, rows: Mapping[bytes, bytes | None], count: int
+    ) -> int:
+        """Changes ``rows`` of ``database``; how many it has then, ``count`` if there was nothing to change."""
+        for key, row in rows.items():
+            assert 1 <= len(key) <= layout.KEY_BYTES_MAX, f"a row key of {len(key)} bytes"
+            if row is None:
+                txn.delete(key, db=database)
+            else:
+                txn.put(key, layout.seal(key, row), db=database)
+        return int(txn.stat(database)["entries"]) if rows else count
 
     def _append(self, txn: lmdb.Transaction[bytes], database: Any, key: bytes, value: bytes) -> None:
         if not txn.put(key, value, db=database, append=True):
@@ -312,21 +356,50 @@ class LmdbStore:
             return find_time(lambda index: self._record(txn, index), state.first, state.applied, timestamp)
 
     def rows(self) -> list[tuple[bytes, bytes]]:
-        found = []
         with self._reading() as txn:
-            expected = self._stored_state(txn).rows
-            for key, value in txn.cursor(db=self._rows):
-                try:
-                    found.append((key, layout.unseal(key, value)))
-                except Damaged as error:
-                    raise StoreError(f"{self.directory} is damaged: row {key!r} {error}") from error
+            return self._all_rows(txn, self._rows, self._stored_state(txn).rows)
+
+    def base(self) -> SnapshotHead:
+        return self._state.base
+
+    def base_rows(self, first: int, *, after: bytes = b"", bytes_max: int | None = None) -> list[tuple[bytes, bytes]]:
+        with self._reading() as txn:
+            state = self._stored_state(txn)
+            if first != state.first:
+                raise KeyError(first)
+            if bytes_max is None and not after:
+                return self._all_rows(txn, self._base, state.base_rows)
+            found = []
+            size = 0
+            for key, row in self._rows_behind(txn, self._base, after):
+                found.append((key, row))
+                size += len(key) + len(row)
+                if bytes_max is not None and size >= bytes_max:
+                    break
+            return found
+
+    def _all_rows(self, txn: lmdb.Transaction[bytes], database: Any, expected: int) -> list[tuple[bytes, bytes]]:
+        found = list(self._rows_behind(txn, database, b""))
         if len(found) != expected:
             raise StoreError(f"{self.directory} is damaged: it has {len(found)} rows, its state says {expected}")
         return found
 
+    def _rows_behind(self, txn: lmdb.Transaction[bytes], database: Any, after: bytes) -> Iterator[tuple[bytes, bytes]]:
+        with txn.cursor(db=database) as cursor:
+            if not (cursor.set_range(after + b"\0") if after else cursor.first()):
+                return
+            for key, value in cursor:
+                try:
+                    yield key, layout.unseal(key, value)
+                except Damaged as error:
+                    raise StoreError(f"{self.directory} is damaged: row {key!r} {error}") from error
+
     def next_block(self, topic_ids: Sequence[int], block: int) -> int | None:
         nearest: int | None = None
         with self._reading() as txn, txn.cursor(db=self._postings) as cursor:
+            first = self._stored_state(txn).first
+            if topic_ids and first > 1 and first % BLOCK_ENTRIES and block == first // BLOCK_ENTRIES:
+                return block
             for topic_id in topic_ids:
                 found = self._next_block(cursor, topic_id, block)
                 if found is not None and (nearest is None or found < nearest):
@@ -380,7 +453,7 @@ def _create(path: str, identity: Identity) -> None:
             meta = [env.open_db(name, txn=txn) for name in layout.DATABASES][-1]
             txn.put(layout.FORMAT_KEY, layout.encode_format(), db=meta)
             txn.put(layout.IDENTITY_KEY, layout.encode_identity(identity), db=meta)
-            txn.put(layout.STATE_KEY, layout.encode_state(State(transaction=txn.id())), db=meta)
+            txn.put(layout.STATE_KEY, layout.encode_state(State(joined=False, transaction=txn.id())), db=meta)
         os.rename(os.path.join(aside, layout.DATA_FILE), os.path.join(path, layout.DATA_FILE))
         os.rmdir(aside)
         sync_directory(path)
@@ -411,25 +484,11 @@ def _extend_file(data: str, env: lmdb.Environment) -> None:
         os.truncate(data, bytes_needed)
 
 
-def _pages_at_most(writes: Writes, page_bytes: int) -> int:
-    """Pages that a transaction may need beyond the last one in use, if none is free: one for each key on a leaf of its
-    own, whole pages for values, and the branches of five trees and of the list of free pages."""
-    pages = _PAGES_PER_TRANSACTION
-    for entry in writes.entries:
-        pages += 2 + (len(entry.command) + layout.ENTRY_HEADER_BYTES) // page_bytes
-    if writes.checkpoint is not None:
-        checkpoint = writes.checkpoint
-        pages += 2 * len(checkpoint.rows) + len(checkpoint.postings) + len(checkpoint.records)
-        pages += sum(len(row) for row in checkpoint.rows.values() if row is not None) // page_bytes
-    return pages
-
-
-def _check_counts(directory: str, state: State, counts: list[int]) -> None:
+def _check_counts(directory: str, state: State, counts: Mapping[bytes, int]) -> None:
     """LMDB counts the keys of each database: a subtree that is gone, or an old one that came back, shows here."""
-    expected = (state.last - state.first + 1, state.applied - state.first + 1, state.rows, state.postings)
-    for name, count, wanted in zip(layout.DATABASES, counts, expected, strict=False):
-        if count != wanted:
-            raise StoreError(f"{directory} is damaged: it has {count} {name.decode()}, its state says {wanted}")
+    for name, wanted in layout.expected_counts(state).items():
+        if counts[name] != wanted:
+            raise StoreError(f"{directory} is damaged: it has {counts[name]} {name.decode()}, its state says {wanted}")
 
 
 def _words(identity: Identity) -> str:

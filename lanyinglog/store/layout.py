@@ -2,18 +2,23 @@
 
 A data directory holds ``data.mdb`` (everything), ``lock.mdb`` (LMDB's table of readers) and ``owner.lock`` (an flock
 that the one process using the directory holds); ``new`` is where a data file is made before it gets its name. The
-environment has five named databases:
+environment has eight named databases:
 
 ==========  ===================================  ====================================================================
 database    key                                  value
 ==========  ===================================  ====================================================================
 entries     index u64 BE                         term u64, length u32, entry CRC u32, header CRC u32, command
-records     index u64 BE                         CRC u32, first_seq u64, count u32, timestamp u64, dropped u32 each
+records     index u64 BE                         CRC u32, first_seq u64, count u32, timestamp u64, end_bytes u64,
+                                                 dropped u32 each
 rows        the state machine's, 1 to 511 bytes  CRC u32, the state machine's bytes
 postings    topic id u32 BE, block u32 BE        CRC u32
+base        the state machine's                  like rows: the state as of the entry before the first
+staged      the state machine's                  like rows: of a snapshot that is arriving
+arrivals    index u64 BE                         like entries: the first two behind that snapshot
 meta        ``format``                           CRC u32, format version u32
 meta        ``identity``                         CRC u32, msgpack map: log, node, cluster
-meta        ``state``                            CRC u32, 11 u64 (see `encode_state`), vote: length u16, UTF-8
+meta        ``state``                            CRC u32, 19 u64 and flags u8 (see `encode_state`), vote: length
+                                                 u16, UTF-8
 ==========  ===================================  ====================================================================
 
 Keys are big-endian, so that LMDB's byte order is numeric order and entries and records are always appended; values
@@ -29,16 +34,16 @@ any version can tell any other what it is.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import google_crc32c
 
 from lanyinglog import codec
 from lanyinglog.errors import CorruptEntry, ProtocolError, StoreError
-from lanyinglog.store.log_store import ENTRY_BYTES_MAX, Entry, EntryRecord, HardState, entry_crc
+from lanyinglog.store.log_store import ENTRY_BYTES_MAX, Entry, EntryRecord, HardState, SnapshotHead, entry_crc
 from lanyinglog.store.state import State
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 DATA_FILE = "data.mdb"
 OWNER_FILE = "owner.lock"
@@ -48,8 +53,11 @@ ENTRIES = b"entries"
 RECORDS = b"records"
 ROWS = b"rows"
 POSTINGS = b"postings"
+BASE = b"base"
+STAGED = b"staged"
+ARRIVALS = b"arrivals"
 META = b"meta"
-DATABASES = (ENTRIES, RECORDS, ROWS, POSTINGS, META)
+DATABASES = (ENTRIES, RECORDS, ROWS, POSTINGS, BASE, STAGED, ARRIVALS, META)
 
 FORMAT_KEY = b"format"
 IDENTITY_KEY = b"identity"
@@ -62,10 +70,12 @@ _INDEX = struct.Struct(">Q")
 _POSTING = struct.Struct(">II")
 _ENTRY = struct.Struct("<QII")
 _U32 = struct.Struct("<I")
-_RECORD = struct.Struct("<QIQ")
-_STATE = struct.Struct("<11QH")
+_RECORD = struct.Struct("<QIQQ")
+_STATE = struct.Struct("<19QBH")
+_JOINED, _STAGING, _INSTALLING = 1, 2, 4
 ENTRY_HEADER_BYTES = _ENTRY.size + _U32.size
 _NO_VOTE = 0xFFFF
+_NO_HEAD = SnapshotHead(0, 0, 0, 0)
 
 
 class Damaged(Exception):
@@ -144,7 +154,7 @@ def corrupt_entry(index: int, what: str) -> CorruptEntry:
 # ------------------------------------------------------------------------------------------------------------ records
 def encode_record(record: EntryRecord) -> bytes:
     dropped = struct.pack(f"<{len(record.dropped)}I", *record.dropped)
-    body = _RECORD.pack(record.first_seq, record.count, record.timestamp) + dropped
+    body = _RECORD.pack(record.first_seq, record.count, record.timestamp, record.end_bytes) + dropped
     return seal(_INDEX.pack(record.index), body)
 
 
@@ -152,11 +162,11 @@ def decode_record(index: int, value: bytes) -> EntryRecord:
     """The record stored as ``value`` under ``index``; `CorruptEntry`, for the entry can't be served without it."""
     try:
         body = unseal(_INDEX.pack(index), value)
-        first_seq, count, timestamp = _RECORD.unpack_from(body)
+        first_seq, count, timestamp, end_bytes = _RECORD.unpack_from(body)
         dropped = struct.unpack(f"<{(len(body) - _RECORD.size) // 4}I", body[_RECORD.size :])
     except (Damaged, struct.error) as error:
         raise corrupt_entry(index, f"has a record that is damaged: {error}") from error
-    return EntryRecord(index, first_seq, count, timestamp, dropped)
+    return EntryRecord(index, first_seq, count, timestamp, dropped, end_bytes)
 
 
 # ----------------------------------------------------------------------------------------------------------- postings
@@ -215,23 +225,19 @@ def decode_format(value: bytes) -> int:
 
 
 def encode_state(state: State) -> bytes:
-    """first, last, term, commit, applied, next_seq, record_timestamp, last_timestamp, rows, postings, transaction;
-    vote: its length, 0xFFFF for none, and its bytes."""
-    hard = state.hard
+    """first, last, term, commit, applied, next_seq, record_timestamp, last_timestamp, rows, postings, base_seq,
+    base_timestamp, base_rows, of the snapshot that is arriving first, last_seq, last_timestamp, rows and how many of
+    them are here; transaction; flags (1 joined, 2 one is arriving, 4 it is being installed); vote."""
+    hard, head = state.hard, state.staging or _NO_HEAD
     vote = b"" if hard.vote is None else hard.vote.encode()
     assert len(vote) < _NO_VOTE, f"a vote of {len(vote)} bytes"
     numbers = _STATE.pack(
-        state.first,
-        state.last,
-        hard.term,
-        hard.commit,
-        state.applied,
-        state.next_seq,
-        state.record_timestamp,
-        state.last_timestamp,
-        state.rows,
-        state.postings,
+        *(state.first, state.last, hard.term, hard.commit, state.applied),
+        *(state.next_seq, state.record_timestamp, state.last_timestamp, state.rows, state.postings),
+        *(state.base_seq, state.base_timestamp, state.base_rows),
+        *(head.first, head.last_seq, head.last_timestamp, head.rows, state.staged_rows),
         state.transaction,
+        _JOINED * state.joined | _STAGING * (state.staging is not None) | _INSTALLING * state.installing,
         _NO_VOTE if hard.vote is None else len(vote),
     )
     return seal(STATE_KEY, numbers + vote)
@@ -241,11 +247,34 @@ def decode_state(value: bytes) -> State:
     """`Damaged` unless it is what `encode_state` wrote."""
     body = unseal(STATE_KEY, value)
     try:
-        first, last, term, commit, applied, *rest, length = _STATE.unpack_from(body)
+        first, last, term, commit, applied, *rest, flags, length = _STATE.unpack_from(body)
         vote = None if length == _NO_VOTE else body[_STATE.size :].decode()
     except (struct.error, UnicodeDecodeError) as error:
         raise Damaged(str(error)) from error
-    return State(first, last, HardState(term, vote, commit), applied, *rest)
+    *numbers, head_first, head_seq, head_timestamp, head_rows, staged_rows, transaction = rest
+    state = State(first, last, HardState(term, vote, commit), applied, *numbers)
+    return replace(
+        state,
+        joined=bool(flags & _JOINED),
+        staging=SnapshotHead(head_first, head_seq, head_timestamp, head_rows) if flags & _STAGING else None,
+        staged_rows=staged_rows,
+        installing=bool(flags & _INSTALLING),
+        transaction=transaction,
+    )
+
+
+def expected_counts(state: State) -> dict[bytes, int]:
+    """How many keys each database has by ``state``: nothing is expected while a snapshot replaces the log."""
+    if state.installing:
+        return {}
+    return {
+        ENTRIES: state.last - state.first + 1,
+        RECORDS: state.applied - state.first + 1,
+        ROWS: state.rows,
+        POSTINGS: state.postings,
+        BASE: state.base_rows,
+        STAGED: state.staged_rows,
+    }
 
 
 def decode_meta(

@@ -100,16 +100,60 @@ BLOCK_ENTRIES = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Writes:
-    """One transaction: first drop all entries from ``truncate_from`` on, then append ``entries``, then the rest.
+class Trim:
+    """The log is to begin at entry ``first``: entries and records below it go, and the *base* becomes the derived
+    state as of the entry before it.
 
-    ``entries`` continue the log that truncation leaves, without a gap. An empty `Writes` is still a sync.
+    ``rows`` are what changes in the base's tables, ``last_seq`` and ``last_timestamp`` (ns) of the newest message
+    before ``first``, ``postings`` those of the entries that go. ``first`` is at most the applied index, and two entries
+    stay.
+    """
+
+    first: int
+    last_seq: int
+    last_timestamp: int
+    rows: Mapping[bytes, bytes | None] = field(default_factory=dict)
+    postings: Sequence[tuple[int, int]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotHead:
+    """Which snapshot: the base of a log that begins at entry ``first``, in ``rows`` rows; see `Trim` for the rest."""
+
+    first: int
+    last_seq: int
+    last_timestamp: int
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Part of a snapshot that another node sent, put aside until the whole is there. ``restart`` forgets what was put
+    aside before, which is of another snapshot."""
+
+    head: SnapshotHead
+    rows: Sequence[tuple[bytes, bytes]]
+    restart: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Writes:
+    """One transaction: first drop all entries from ``truncate_from`` on, then append ``entries``, then the rest, in the
+    order of the fields.
+
+    ``entries`` continue the log that truncation leaves, without a gap. An empty `Writes` is still a sync. ``joined``:
+    from now on this node may vote. ``install``: the staged snapshot is whole, and with these entries, its first two, it
+    replaces the log; from here on the store does nothing else before `LogStore.install_step` says that it is done.
     """
 
     truncate_from: int | None = None
     entries: Sequence[Entry] = ()
     hard_state: HardState | None = None
     checkpoint: Checkpoint | None = None
+    trim: Trim | None = None
+    joined: bool = False
+    stage: Stage | None = None
+    install: Sequence[Entry] | None = None
 
 
 class LogStore(Protocol):
@@ -154,10 +198,30 @@ class LogStore(Protocol):
         """The first entry holding a message at or after ``timestamp`` (ns); None if all stored ones are earlier."""
 
     def next_block(self, topic_ids: Sequence[int], block: int) -> int | None:
-        """The first block at or after ``block`` with a message of one of the topics; None if there is none."""
+        """The first block at or after ``block`` with a message of one of the topics; None if there is none. The block
+        in which the log begins, if a part of it is trimmed, counts as having one of each."""
 
     def bytes_used(self) -> int:
         """Bytes the log takes on disk."""
+
+    def joined(self) -> bool:
+        """False for a directory that was made anew and whose node has not yet found out what it may have promised
+        before (`raft.joining`)."""
+
+    # ------------------------------------------------------------------------------------------- base and snapshots
+    def base(self) -> SnapshotHead:
+        """Of the derived state as of the entry before the first stored one."""
+
+    def base_rows(self, first: int, *, after: bytes = b"", bytes_max: int | None = None) -> list[tuple[bytes, bytes]]:
+        """The base's rows behind key ``after``, in order, until they reach ``bytes_max``. `KeyError` if the log does
+        not begin at ``first`` (any more): the base is another one then."""
+
+    def installing(self) -> bool:
+        """Whether an installation was begun and is not done. Nothing but `install_step` may be called until it is; a
+        restart does not change that."""
+
+    def install_step(self) -> bool:
+        """One bounded, synced step of the installation; False once it is done. Raises as `write` does."""
 
     def close(self) -> None:
         """Releases the directory; the store can't be used afterwards. Does not write."""

@@ -14,14 +14,18 @@ Deterministic; one thread. Costs a few microseconds a call.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from lanyinglog.errors import StoreError
 from lanyinglog.store import layout
-from lanyinglog.store.log_store import Entry, EntryRecord, HardState, Writes
+from lanyinglog.store.log_store import BLOCK_ENTRIES, Entry, EntryRecord, HardState, SnapshotHead, Trim, Writes
 from lanyinglog.store.search import find_seq, find_time
-from lanyinglog.store.state import State, advance
+from lanyinglog.store.state import State, advance, installed
+
+INSTALL_STEP_KEYS = 8
+"""Keys that one step of an installation removes or moves: few, so that tests can stop between many."""
 
 
 @dataclass(slots=True)
@@ -33,11 +37,17 @@ class MemoryDisk:
     records: dict[int, EntryRecord] = field(default_factory=dict)
     rows: dict[bytes, bytes] = field(default_factory=dict)
     postings: dict[int, list[int]] = field(default_factory=dict)
+    base: dict[bytes, bytes] = field(default_factory=dict)
+    staged: dict[bytes, bytes] = field(default_factory=dict)
+    arrivals: dict[int, bytes] = field(default_factory=dict)
 
     def copy(self) -> MemoryDisk:
         """The content as it is now; neither of the two changes the other from here on."""
         postings = {topic_id: list(blocks) for topic_id, blocks in self.postings.items()}
-        return MemoryDisk(self.state, dict(self.entries), dict(self.records), dict(self.rows), postings)
+        return MemoryDisk(
+            *(self.state, dict(self.entries), dict(self.records), dict(self.rows), postings),
+            *(dict(self.base), dict(self.staged), dict(self.arrivals)),
+        )
 
     def flip(self, index: int, byte: int, mask: int = 0xFF) -> None:
         """Damages byte ``byte`` of the stored value of entry ``index``, modulo its length: header, command."""
@@ -84,15 +94,31 @@ class MemoryStore:
     def bytes_used(self) -> int:
         return sum(map(len, self.disk.entries.values())) + sum(map(len, self.disk.rows.values()))
 
+    def joined(self) -> bool:
+        return self.disk.state.joined
+
+    def installing(self) -> bool:
+        return self.disk.state.installing
+
     # ------------------------------------------------------------------------------------------------------- writing
     def write(self, writes: Writes) -> None:
         self._check_open()
+        after = advance(self.disk.state, writes) if self._failure is None else self.disk.state
+        self._transact(lambda: self._put(writes, after))
+
+    def install_step(self) -> bool:
+        self._check_open()
+        if self.disk.state.installing:
+            self._transact(self._take_step)
+        return self.disk.state.installing
+
+    def _transact(self, change: Callable[[], None]) -> None:
         if self._failure is not None:
             raise self._failure
-        after = advance(self.disk.state, writes)
         fault, self._fault = self._fault, None
         if fault is None or fault[1]:
-            self._put(writes, after)
+            change()
+            self.writes_done += 1
         if fault is not None:
             if isinstance(fault[0], OSError):
                 self._failure = fault[0]
@@ -108,19 +134,60 @@ class MemoryStore:
         postings = after.postings
         if writes.checkpoint is not None:
             disk.records.update({record.index: record for record in writes.checkpoint.records})
-            for key, row in writes.checkpoint.rows.items():
-                assert 1 <= len(key) <= layout.KEY_BYTES_MAX, f"a row key of {len(key)} bytes"
-                if row is None:
-                    disk.rows.pop(key, None)
-                else:
-                    disk.rows[key] = row
+            _put_rows(disk.rows, writes.checkpoint.rows)
             for topic_id, block in writes.checkpoint.postings:
                 blocks = disk.postings.setdefault(topic_id, [])
                 if _at_or_after(blocks, block) != block:
                     insort(blocks, block)
                     postings += 1
-        disk.state = replace(after, rows=len(disk.rows), postings=postings)
-        self.writes_done += 1
+        if writes.trim is not None:
+            postings -= self._put_trim(writes.trim)
+        self._put_stage(writes)
+        disk.state = replace(
+            after,
+            postings=postings,
+            rows=len(disk.rows),
+            base_rows=len(disk.base),
+            staged_rows=len(disk.staged),
+        )
+
+    def _put_trim(self, trim: Trim) -> int:
+        disk = self.disk
+        for index in range(disk.state.first, trim.first):
+            del disk.entries[index], disk.records[index]
+        _put_rows(disk.base, trim.rows)
+        gone = 0
+        for topic_id, block in trim.postings:
+            blocks = disk.postings.get(topic_id, [])
+            if _at_or_after(blocks, block) == block:
+                blocks.remove(block)
+                gone += 1
+        return gone
+
+    def _put_stage(self, writes: Writes) -> None:
+        if writes.stage is not None:
+            if writes.stage.restart:
+                self.disk.staged.clear()
+            self.disk.staged.update(writes.stage.rows)
+        if writes.install is not None:
+            self.disk.arrivals = {entry.index: layout.encode_entry(entry) for entry in writes.install}
+
+    def _take_step(self) -> None:
+        """As `installation.take_step`, on dictionaries."""
+        disk = self.disk
+        head = disk.state.staging
+        assert head is not None
+        old: tuple[dict[Any, Any], ...] = (disk.entries, disk.records, disk.postings, disk.rows, disk.base)
+        if len(disk.staged) == head.rows and any(old):
+            table = next(filter(None, old))
+            for key in list(table)[:INSTALL_STEP_KEYS]:
+                del table[key]
+        elif disk.staged:
+            for key in sorted(disk.staged)[:INSTALL_STEP_KEYS]:
+                disk.rows[key] = disk.base[key] = disk.staged.pop(key)
+        else:
+            disk.entries, disk.arrivals = disk.arrivals, {}
+            disk.state = installed(disk.state)
 
     # ------------------------------------------------------------------------------------------------------- reading
     def entry(self, index: int) -> Entry:
@@ -147,6 +214,21 @@ class MemoryStore:
         self._check_open()
         return sorted(self.disk.rows.items())
 
+    def base(self) -> SnapshotHead:
+        return self.disk.state.base
+
+    def base_rows(self, first: int, *, after: bytes = b"", bytes_max: int | None = None) -> list[tuple[bytes, bytes]]:
+        self._check_open()
+        if first != self.disk.state.first:
+            raise KeyError(first)
+        found: list[tuple[bytes, bytes]] = []
+        size = 0
+        for key, row in sorted(self.disk.base.items()):
+            if key > after and (bytes_max is None or size < bytes_max):
+                found.append((key, row))
+                size += len(key) + len(row)
+        return found
+
     def record(self, index: int) -> EntryRecord:
         self._check_open()
         return self.disk.records[index]
@@ -163,6 +245,9 @@ class MemoryStore:
 
     def next_block(self, topic_ids: Sequence[int], block: int) -> int | None:
         self._check_open()
+        first = self.disk.state.first
+        if topic_ids and first > 1 and first % BLOCK_ENTRIES and block == first // BLOCK_ENTRIES:
+            return block
         found = [_at_or_after(self.disk.postings.get(topic_id, []), block) for topic_id in topic_ids]
         return min((each for each in found if each is not None), default=None)
 
@@ -172,6 +257,15 @@ class MemoryStore:
     def _check_open(self) -> None:
         if self._closed:
             raise StoreError("the memory store is closed")
+
+
+def _put_rows(table: dict[bytes, bytes], rows: Mapping[bytes, bytes | None]) -> None:
+    for key, row in rows.items():
+        assert 1 <= len(key) <= layout.KEY_BYTES_MAX, f"a row key of {len(key)} bytes"
+        if row is None:
+            table.pop(key, None)
+        else:
+            table[key] = row
 
 
 def _at_or_after(blocks: Sequence[int], block: int) -> int | None:

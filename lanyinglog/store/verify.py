@@ -38,7 +38,8 @@ _MESSAGE_CHARACTERS_MAX: Final = 500
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """``kind`` is pages, meta, entry, record, row, posting or crash; ``index`` the entry's, if it is about one."""
+    """``kind`` is pages, meta, entry, record, row, posting, base row or crash; ``index`` the entry's, if it is about
+    one."""
 
     kind: str
     index: int | None
@@ -49,7 +50,8 @@ class Problem:
 class Report:
     """What `verify` found. ``entries``, ``records``, ``rows`` and ``postings`` count what is sound, ``messages`` and
     ``last_seq`` are by the sound records; ``counts`` has the number of problems of each kind, of which ``problems``
-    names the first. What could not be read is None."""
+    names the first. What could not be read is None. ``installing``: the node was stopped while a snapshot replaced its
+    log, and will go on with that when it is started; there is no log to check meanwhile."""
 
     directory: str
     bytes: int
@@ -69,6 +71,8 @@ class Report:
     last_timestamp: int
     rows: int
     postings: int
+    base_rows: int = 0
+    installing: bool = False
     counts: dict[str, int] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
 
@@ -127,6 +131,7 @@ class _Supervisor:
             finally:
                 place.close()
         size = os.path.getsize(os.path.join(self._path, layout.DATA_FILE))
+        found["installing"] = bool(self._meta.get("installing"))
         names = ("log", "node", "cluster", "term", "vote", "commit", "first", "last", "applied")
         found.update({name: self._meta.get(name) for name in names})
         return Report(self._path, size, **found, counts=dict(self._counts), problems=tuple(self._problems))

@@ -31,7 +31,7 @@ from lanyinglog.store import layout
 from lanyinglog.store.layout import Damaged
 from lanyinglog.store.log_store import BLOCK_ENTRIES, Entry, EntryRecord
 from lanyinglog.store.pages import find_problem
-from lanyinglog.store.state import State, discontinuity, follow
+from lanyinglog.store.state import State, at_base, discontinuity, follow
 
 Check = Callable[[Entry], str | None]
 
@@ -47,7 +47,8 @@ class Phase(IntEnum):
     RECORDS = 3
     ROWS = 4
     POSTINGS = 5
-    DONE = 6
+    BASE = 6
+    DONE = 7
 
 
 class Cell(IntEnum):
@@ -62,6 +63,7 @@ class Cell(IntEnum):
     LAST_TIMESTAMP = 6
     ROWS = 7
     POSTINGS = 8
+    BASE_ROWS = 9
 
 
 class Place:
@@ -97,7 +99,7 @@ class Walk:
         cells = self._cells
         if cells[Cell.PHASE] > Phase.META:
             self._open(quiet=True)
-        for phase, walk in enumerate((*phases, self._walk_postings)):
+        for phase, walk in enumerate((*phases, self._walk_postings, self._walk_base)):
             if phase >= cells[Cell.PHASE]:
                 cells[Cell.PHASE] = phase
                 walk()
@@ -161,13 +163,10 @@ class Walk:
             self._report("meta", None, f"the commit index is {hard.commit}, the last entry {state.last}")
         if state.applied > state.last:
             self._report("meta", None, f"the applied index is {state.applied}, the last entry {state.last}")
-        expected = {
-            layout.ENTRIES: state.last - state.first + 1,
-            layout.RECORDS: state.applied - state.first + 1,
-            layout.ROWS: state.rows,
-            layout.POSTINGS: state.postings,
-        }
-        for name, wanted in expected.items():
+        if state.installing:
+            print(json.dumps({"installing": True}), flush=True)
+            self._cells[Cell.PHASE] = Phase.DONE  # the old log is going and the new one has not come
+        for name, wanted in layout.expected_counts(state).items():
             count = self._count(name)
             if count != wanted:
                 self._report("meta", None, f"there are {count} {name.decode()}, the state says {wanted}")
@@ -205,7 +204,7 @@ class Walk:
     def _walk_records(self) -> None:
         cells, state = self._cells, self._state
         start = max(state.first, cells[Cell.INDEX])
-        before: State | None = State() if start == 1 else None
+        before: State | None = at_base(state) if start == state.first else None
         for index in range(start, state.applied + 1):
             cells[Cell.INDEX] = index
             value = self._fetch(layout.RECORDS, index, "record")
@@ -235,13 +234,16 @@ class Walk:
     def _walk_rows(self) -> None:
         self._walk_keys(layout.ROWS, "row", Cell.ROWS, layout.unseal)
 
+    def _walk_base(self) -> None:
+        self._walk_keys(layout.BASE, "base row", Cell.BASE_ROWS, layout.unseal)
+
     def _walk_postings(self) -> None:
-        newest = self._state.applied // BLOCK_ENTRIES if self._trusted else None
+        oldest, newest = (each // BLOCK_ENTRIES for each in (self._state.first, self._state.applied))
 
         def check(key: bytes, value: bytes) -> None:
             _, block = layout.decode_posting(key, value)
-            if newest is not None and block > newest:
-                raise Damaged(f"is of block {block}, the newest is {newest}")
+            if self._trusted and not oldest <= block <= newest:
+                raise Damaged(f"is of block {block}, the log has blocks {oldest} to {newest}")
 
         self._walk_keys(layout.POSTINGS, "posting", Cell.POSTINGS, check)
 

@@ -50,7 +50,10 @@ def written(directory: Path, writes: Writes | None = None) -> Path:
 def tampering(directory: Path) -> Iterator[dict[bytes, Any]]:
     """A transaction past the checks, which leaves no trace but what the caller does: databases by name, and the
     transaction itself as ``txn``."""
-    with lmdb.open(str(directory), map_size=MAP_BYTES, max_dbs=5) as env, env.begin(write=True) as txn:
+    with (
+        lmdb.open(str(directory), map_size=MAP_BYTES, max_dbs=len(layout.DATABASES)) as env,
+        env.begin(write=True) as txn,
+    ):
         databases = {name: env.open_db(name, txn=txn) for name in layout.DATABASES}
         before = txn.get(layout.STATE_KEY, db=databases[layout.META])
         yield {**databases, b"txn": txn}
@@ -128,7 +131,10 @@ def test_what_is_made_is_for_its_owner_alone(directory: Path) -> None:
 def test_a_transaction_past_the_store_is_noticed(directory: Path) -> None:
     """As one would be that a damaged page number brings back: each value is sound, and of another time."""
     written(directory)
-    with lmdb.open(str(directory), map_size=MAP_BYTES, max_dbs=5) as env, env.begin(write=True) as txn:
+    with (
+        lmdb.open(str(directory), map_size=MAP_BYTES, max_dbs=len(layout.DATABASES)) as env,
+        env.begin(write=True) as txn,
+    ):
         txn.put(b"row-1", layout.seal(b"row-1", b"other"), db=env.open_db(layout.ROWS, txn=txn))
     with pytest.raises(StoreError, match="transaction 3 leads to a state of transaction 2"):
         open_store(directory)
@@ -138,8 +144,8 @@ def test_a_transaction_past_the_store_is_noticed(directory: Path) -> None:
 def test_another_format_version_is_refused_by_name(directory: Path) -> None:
     written(directory)
     with tampering(directory) as at:
-        at[b"txn"].put(layout.FORMAT_KEY, layout.encode_format(2), db=at[layout.META])
-    with pytest.raises(StoreError, match="storage format 2; this program reads and writes 1"):
+        at[b"txn"].put(layout.FORMAT_KEY, layout.encode_format(layout.FORMAT_VERSION + 1), db=at[layout.META])
+    with pytest.raises(StoreError, match="storage format 3; this program reads and writes 2"):
         open_store(directory)
 
 
