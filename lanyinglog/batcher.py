@@ -105,6 +105,10 @@ class Batcher:
         self._waiting_bytes += len(batch.encoded)
         return ticket
 
+    def ticket(self, now: float) -> Ticket:
+        """A ticket for something else that is to become an entry, with a batch's deadline."""
+        return Ticket(now + self._limits.deadline_s)
+
     @property
     def has_room(self) -> bool:
         """Whether connections may go on reading publishes."""

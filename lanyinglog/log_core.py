@@ -4,17 +4,30 @@ This is where the floors below meet: `Batcher` (who waits), `Replica` (what is d
 and `Tail` (who reads). No clock, disk or socket: `commit_loop` drives it on trio, a simulator drives it in virtual
 time. See `raft.replica` for the calls and their order.
 
+Retention: the leader proposes trims when a limit is exceeded, and every node removes what is trimmed beside its writes
+(`trimmer`). When `installed` turns True the store holds another log; see `raft.replica`.
+
 Timestamps: the leader gives an entry ``max(wall clock, last + 1)`` and counts its messages, where ``last`` covers every
 entry in its log, committed or not, from the moment it leads. So they rise over leader changes and clock jumps (P2).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 
-from lanyinglog.batcher import Batcher, BatcherLimits, Ticket
-from lanyinglog.errors import NotLeader, StorageFull
-from lanyinglog.machine.commands import encode_entry, parse_entry
+from lanyinglog.batcher import Batcher, BatcherLimits, Proposal, Ticket
+from lanyinglog.errors import Busy, NotLeader, StorageFull
+from lanyinglog.machine.commands import (
+    KIND_BATCH,
+    KIND_SETTINGS,
+    KIND_TRIM,
+    encode_command,
+    encode_entry,
+    parse_entry,
+)
+from lanyinglog.machine.retention import encode_settings, encode_trim
 from lanyinglog.machine.state_machine import StateMachine
 from lanyinglog.raft.guard import Outgoing
 from lanyinglog.raft.messages import PeerMessage
@@ -22,9 +35,25 @@ from lanyinglog.raft.replica import Replica, Timing
 from lanyinglog.record import BatchView, skim_batch
 from lanyinglog.store.log_store import Entry, LogStore, Writes
 from lanyinglog.tail import Tail
+from lanyinglog.trimmer import Trimmer
 
 CHECKPOINT_ENTRIES = 64
 """Entries applied before derived state goes to disk with the next write: a restart applies about as many again."""
+CHECKPOINT_BYTES = 8 << 20
+"""The same in bytes of entries: what is not in a checkpoint can't be trimmed."""
+CHECKPOINT_S = 5.0
+"""The same in time, so that the last messages before a silence can be trimmed when they are old enough."""
+RETENTION_CHECK_S = 1.0
+SETTINGS_WAITING_MAX = 8
+
+
+@dataclass(frozen=True, slots=True)
+class _Command:
+    """Something to propose that is no batch."""
+
+    kind: int
+    body: bytes
+    ticket: Ticket | None
 
 
 class LogCore:
@@ -42,7 +71,9 @@ class LogCore:
         limits: BatcherLimits | None = None,
         cache_bytes_max: int = 32 << 20,
         checkpoint_entries: int = CHECKPOINT_ENTRIES,
+        newcomer: bool = False,
     ) -> None:
+        assert not store.installing(), "the installation of a snapshot has to be finished first"
         self.machine = StateMachine()
         self.machine.load(store.applied(), store.rows())
         self.batcher = Batcher(limits if limits is not None else BatcherLimits())
@@ -51,6 +82,14 @@ class LogCore:
         self._checkpoint_entries = checkpoint_entries
         self._led_term = 0
         self._clock_ns = 0
+        self._now = now
+        self._checkpoint_at = now
+        self._checkpoint_end_bytes = self.machine.end_bytes
+        self._checkpoint_first_index = 1
+        self._commands: deque[_Command] = deque()
+        self._trim_proposed = 0
+        self._retention_at = now
+        self.trimmer = Trimmer(store=store, machine=self.machine)
         self.replica = Replica(
             node=node,
             members=members,
@@ -61,6 +100,7 @@ class LogCore:
             uniform=uniform,
             now=now,
             cache_bytes_max=cache_bytes_max,
+            newcomer=newcomer,
         )
         self.tail = Tail(journal=self.replica.journal, last_seq=self.machine.last_seq)
         self.tail.stored(self.machine.applied)
@@ -75,6 +115,17 @@ class LogCore:
             raise StorageFull("the disk of the leader has no room; reads go on")
         return self.batcher.submit(batch, now)
 
+    def configure(self, changes: Mapping[str, int | None], now: float) -> Ticket:
+        """Have limits of retention changed (`machine.retention`). `BadRequest`, `NotLeader`, `Busy`: definite."""
+        body = encode_settings(changes)
+        if not self.replica.leads:
+            raise NotLeader("this node does not lead the log", hint=self.leader_hint())
+        if len(self._commands) >= SETTINGS_WAITING_MAX:
+            raise Busy(f"{SETTINGS_WAITING_MAX} changes of settings wait already")
+        ticket = self.batcher.ticket(now)
+        self._commands.append(_Command(KIND_SETTINGS, body, ticket))
+        return ticket
+
     def transfer(self, to: str, now: float) -> None:
         """Begin to hand leadership to ``to``; batches wait meanwhile, and then get `NotLeader`, which is definite."""
         self.replica.transfer(to, now)
@@ -86,27 +137,62 @@ class LogCore:
 
     def advance(self, now: float, wall_ns: int) -> None:
         """Let time pass: expire, propose what waits if the disk is free, one turn of the engine."""
+        self._now = now
         self.batcher.expire(now)
         self._notice_leadership()
-        if self.batcher.may_propose and self.replica.may_append and not self.replica.journal.writing:
+        self._check_retention(now, wall_ns)
+        can_append = self.replica.may_append and not self.replica.journal.writing
+        if can_append and self._commands:
+            self._propose_command(now, wall_ns)
+        elif can_append and self.batcher.may_propose:
             self._propose(now, wall_ns)
         else:
             self.replica.advance(now)
         self._notice_leadership()
 
+    def _check_retention(self, now: float, wall_ns: int) -> None:
+        """Propose a trim if it is time to look, a limit is exceeded, and none is under way."""
+        if not self._led_term or now < self._retention_at or self.machine.first_index < self._trim_proposed:
+            return
+        self._retention_at = now + RETENTION_CHECK_S
+        point = self.trimmer.proposal(max(wall_ns, self._clock_ns))
+        if point is not None:
+            self._trim_proposed = point.first_index
+            self._commands.append(_Command(KIND_TRIM, encode_trim(point), None))
+
+    def _propose_command(self, now: float, wall_ns: int) -> None:
+        """One entry of the next command that is no batch; appended in this turn or not at all."""
+        command = self._commands.popleft()
+        proposal = Proposal((), 0, () if command.ticket is None else (command.ticket,))
+        timestamp = max(wall_ns, self._clock_ns + 1)
+        index = self._append(encode_command(timestamp, command.kind, command.body), now)
+        if index is None:
+            self._trim_proposed = 0
+            self.batcher.refused(proposal, hint=self.leader_hint())
+            return
+        self._clock_ns = timestamp
+        if proposal.tickets:
+            self.batcher.proposed(index, self._led_term, proposal)
+
+    def _append(self, command: bytes, now: float) -> int | None:
+        """The index that ``command`` got in this turn; None if it did not become an entry, and never will."""
+        journal = self.replica.journal
+        before = journal.last_index
+        self.replica.propose(command)
+        self.replica.advance(now)
+        appended = self.replica.leads and journal.last_index == before + 1 and journal.last_term == self._led_term
+        return before + 1 if appended else None
+
     def _propose(self, now: float, wall_ns: int) -> None:
         """One entry of all that waits; appended in this turn or not at all."""
-        journal = self.replica.journal
         proposal = self.batcher.take()
         timestamp = max(wall_ns, self._clock_ns + 1)
-        before = journal.last_index
-        self.replica.propose(encode_entry(timestamp, proposal.batches))
-        self.replica.advance(now)
-        if self.replica.leads and journal.last_index == before + 1 and journal.last_term == self._led_term:
-            self._clock_ns = timestamp + proposal.messages - 1
-            self.batcher.proposed(before + 1, self._led_term, proposal)
-        else:
+        index = self._append(encode_entry(timestamp, proposal.batches), now)
+        if index is None:
             self.batcher.refused(proposal, hint=self.leader_hint())
+        else:
+            self._clock_ns = timestamp + proposal.messages - 1
+            self.batcher.proposed(index, self._led_term, proposal)
 
     def _notice_leadership(self) -> None:
         term = self.replica.engine.term if self.replica.leads else 0
@@ -114,9 +200,17 @@ class LogCore:
             return
         if self._led_term:
             self.batcher.lose_leadership(hint=self.leader_hint())
+            self._drop_commands()
         self._led_term = term
+        self._trim_proposed = 0
         if term:
             self._clock_ns = max(self._clock_ns, self._newest_timestamp())
+
+    def _drop_commands(self) -> None:
+        for command in self._commands:
+            if command.ticket is not None:
+                command.ticket.settle(NotLeader("this node lost leadership first", hint=self.leader_hint()))
+        self._commands.clear()
 
     def _newest_timestamp(self) -> int:
         """The last timestamp given in any entry of the log, also in those that are not committed yet."""
@@ -128,7 +222,8 @@ class LogCore:
                 entry = parse_entry(command)
             except ValueError:
                 continue  # unreadable to every node alike: it has no messages
-            messages = sum(skim_batch(command, part.start, part.stop).count for part in entry.commands)
+            batches = (part for part in entry.commands if part.kind == KIND_BATCH)
+            messages = sum(skim_batch(command, part.start, part.stop).count for part in batches)
             newest = max(newest, entry.timestamp + messages)
         return newest
 
@@ -136,23 +231,60 @@ class LogCore:
     @property
     def wants_write(self) -> bool:
         """Whether `begin_write` is due."""
-        return self.replica.wants_write or (self._checkpoint_is_due and not self.replica.journal.writing)
+        if self.replica.journal.writing or self.installed:
+            return False
+        return self.replica.wants_write or self._checkpoint_is_due or self._trim_goal() > 0
 
     @property
     def _checkpoint_is_due(self) -> bool:
-        return self.machine.entries_since_checkpoint >= self._checkpoint_entries
+        waiting = self.machine.entries_since_checkpoint
+        return (
+            waiting >= self._checkpoint_entries
+            or self.machine.end_bytes - self._checkpoint_end_bytes >= CHECKPOINT_BYTES
+            or (waiting > 0 and self._now - self._checkpoint_at >= CHECKPOINT_S)
+        )
+
+    def _trim_goal(self) -> int:
+        """Up to which entry this node may remove entries now."""
+        replica = self.replica
+        held: int | None = None
+        if replica.leads:
+            held = replica.held_index(self._now)
+        return self.trimmer.goal(last_index=replica.journal.last_index, held=held)
 
     def begin_write(self, *, checkpoint: bool = False) -> Writes:
         """All changes as one transaction, with derived state if that is due or asked for."""
-        due = checkpoint or self._checkpoint_is_due
-        return self.replica.begin_write(self.machine.take_checkpoint() if due else None)
+        trim = self.trimmer.step(self._trim_goal(), bytes_added=self.replica.journal.unsaved_bytes)
+        taken = None
+        if checkpoint or self._checkpoint_is_due:
+            taken = self.machine.take_checkpoint()
+            self._checkpoint_first_index = self.machine.first_index
+            self._checkpoint_end_bytes = self.machine.end_bytes
+            self._checkpoint_at = self._now
+        writes = self.replica.begin_write(taken, trim)
+        if trim is not None:
+            self.tail.trimmed()
+        return writes
 
     def end_write(self, writes: Writes, now: float) -> None:
         """``writes`` is on disk."""
+        self._now = now
         if writes.checkpoint is not None:
             self.tail.stored(writes.checkpoint.applied)
+            self.trimmer.checkpointed(writes.checkpoint.applied, self._checkpoint_first_index)
+            self._retention_at = now
         self.replica.end_write(now)
         self._notice_leadership()
+
+    @property
+    def installed(self) -> bool:
+        """Whether the log on disk has become another one: time to finish that and to start anew (`raft.replica`)."""
+        return self.replica.installed
+
+    @property
+    def first_seq(self) -> int:
+        """The oldest message that can be read."""
+        return self.trimmer.first_seq
 
     # -------------------------------------------------------------------------------------------------- outputs
     def take_outbox(self) -> list[Outgoing]:

@@ -94,6 +94,10 @@ class Tail:
         self._stored = applied
         self._trim()
 
+    def trimmed(self) -> None:
+        """The log begins later than before: memory keeps nothing of what is going."""
+        self._trim()
+
     def _trim(self) -> None:
         while self._start < len(self._hot) and self._hot[self._start].record.index <= self._stored:
             over = len(self._hot) - self._start > HOT_ENTRIES_MAX or self._runs > HOT_RUNS_MAX

@@ -25,6 +25,9 @@ class Topic:
     last_timestamp: int = 0
 
 
+_NOTHING = Topic(0)
+
+
 class TopicTable:
     """Topic name -> `Topic`; what changed since `take_changes`."""
 
@@ -73,6 +76,16 @@ class TopicTable:
             TopicStat(name, topic.messages, topic.bytes, topic.last_seq, topic.last_timestamp)
             for name, topic in sorted(self._table.items())
         ]
+
+    def stats_since(self, base: TopicTable) -> list[TopicStat]:
+        """`stats` of what came after ``base``, an earlier state of this table; topics without any are left out."""
+        found = []
+        for name, topic in sorted(self._table.items()):
+            before = base._table.get(name) or _NOTHING
+            if topic.messages > before.messages:
+                messages, size = topic.messages - before.messages, topic.bytes - before.bytes
+                found.append(TopicStat(name, messages, size, topic.last_seq, topic.last_timestamp))
+        return found
 
     # ------------------------------------------------------------------------------------------- checkpoint
     def take_changes(self) -> tuple[dict[bytes, bytes | None], list[tuple[int, int]]]:

@@ -36,7 +36,11 @@ class Election:
         self._contact_at = now - timeout_s  # nobody was heard yet: a new cluster elects at once
         self._asked_term = 0
         self._granted: set[str] = set()
-        self.deadline = now + uniform(0, timeout_s / 2)
+        self.begin(now)
+
+    def begin(self, now: float) -> None:
+        """This node may ask for an election from now on; soon, if no leader was heard."""
+        self.deadline = now + self._uniform(0, self._timeout_s / 2)
 
     @property
     def _timeout_s_min(self) -> float:

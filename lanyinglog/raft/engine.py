@@ -169,6 +169,7 @@ class Engine:
     ) -> None:
         assert applied >= 1
         _clock.now = now
+        self._node = node
         self._nodes = {name: Node(name) for name in sorted(members)}
         self._seam = _Seam(send)
         conf = SyncObjConf(
@@ -240,6 +241,15 @@ class Engine:
     def set_next_index(self, node: str, index: int) -> None:
         """The next entry to send to ``node``."""
         self._core._SyncObj__raftNextIndex[self._nodes[node]] = index
+
+    def forget_match(self, node: str) -> None:
+        """Nothing is known to be on ``node``'s disk."""
+        self._core._SyncObj__raftMatchIndex[self._nodes[node]] = 0
+
+    def abstain(self, term: int) -> None:
+        """Take ``term``, at least this node's own, and vote for nobody else in it."""
+        assert term >= self.term and self.role is Role.FOLLOWER
+        self._core._SyncObj__setCurrentTerm(term, self._node)
 
     # --------------------------------------------------------------------------------------------------- outputs
     @property

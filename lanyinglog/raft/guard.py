@@ -13,6 +13,7 @@ Inbound
 | `_on_appended` | 7: answers of another term are dropped; 4: resets older than the last rewind are dropped |
 | `deliver_durable_acks` | 10: followers' answers count only up to the leader's own disk |
 | `_restore_pipeline` | 23: an answer does not rewind what is in flight |
+| `_leave_behind` | 2-4, 13, 24: who lacks what the log begins with gets no entries but a snapshot, out of band |
 | `_on_vote` | 8: a voter counts once, and only members are voters |
 
 Outbound
@@ -81,6 +82,10 @@ class Follower:
     paused: bool = False
     answered_at: float = 0.0
     """When it last answered an append, or when the oldest one in flight was sent."""
+    behind: bool = False
+    """It lacks what this log begins with: appends only ask whether that is still so."""
+    valid_from: int = 0
+    """Answers to appends numbered below this are from before it lost its disk."""
 
 
 def _says(message: PeerMessage, earlier: Outgoing) -> bool:
@@ -166,7 +171,8 @@ class Guard:
             self._refuse(sender, message, next=journal.last_index + 1)
             return
         if message.prev_index < journal.first_index - 1:
-            self._refuse(sender, message, next=journal.first_index)
+            # What is trimmed here was committed, and every leader has that: it may go on behind our commit index.
+            self._refuse(sender, message, next=max(journal.first_index, self.engine.commit + 1))
             return
         if message.prev_index >= journal.first_index and journal.term(message.prev_index) != message.prev_term:
             self._check_not_committed(message.prev_index)
@@ -257,14 +263,22 @@ class Guard:
             return
         self._heard(sender)
         follower.answered_at = self._now
+        if message.number < follower.valid_from:
+            return
         if message.success:
             follower.acked = max(follower.acked, min(message.match, self.journal.last_index))
             for number in [number for number in follower.in_flight if number <= message.number]:
                 del follower.in_flight[number]
             self.deliver_durable_acks(self._now)
+            if follower.behind and follower.acked >= self.journal.first_index:
+                self._rewind(sender, follower, next=follower.acked + 1)
             self._open_window(sender, follower)
         elif message.number >= follower.rewound_at:
-            self._rewind(sender, follower, next=min(message.next, self.journal.last_index + 1))
+            following = max(min(message.next, self.journal.last_index + 1), follower.acked + 1)
+            if following > self.journal.first_index:
+                self._rewind(sender, follower, next=following)
+            else:
+                self._leave_behind(sender, follower)
 
     def _follower(self, sender: str, term: int) -> Follower | None:
         """The follower's state if this node leads in ``term`` (audit 7: an answer of another term proves nothing)."""
@@ -276,9 +290,55 @@ class Guard:
         """Send from ``next`` on, forgetting what is in flight; never from below what is known to be there."""
         follower.rewound_at = self._next_number
         follower.in_flight.clear()
+        follower.behind = False
         self.engine.set_next_index(name, max(next, follower.acked + 1, self.journal.first_index + 1))
         self._open_window(name, follower)
         self.engine.send_soon()
+
+    # -------------------------------------------------------------------------------- followers that fell off the log
+    def _leave_behind(self, name: str, follower: Follower) -> None:
+        """It needs entries that are trimmed, or the one the log begins with. The engine's own way would be a snapshot
+        through its `serialized` messages, which move commit indexes and go back (audit 2, 4): it never gets there."""
+        follower.rewound_at = self._next_number
+        follower.in_flight.clear()
+        follower.behind = follower.paused = True
+        self.engine.pause(name)
+        self.engine.set_next_index(name, self.journal.first_index + 1)
+
+    def log_trimmed(self) -> None:
+        """The log begins later than before: the engine must not reach below that for anybody."""
+        if self.engine.role is not Role.LEADER:
+            return
+        for name in self.peers:
+            if self.engine.next_index(name) <= self.journal.first_index:
+                self._leave_behind(name, self._state_of(name))
+
+    def slowest_match(self, now: float, *, silence_s: float) -> int | None:
+        """The lowest entry known to be on the disk of a follower that is fed and has answered within ``silence_s``."""
+        if self.engine.role is not Role.LEADER:
+            return None
+        states = [(name, self._state_of(name)) for name in self.peers]
+        fed = [name for name, state in states if not state.behind and now - state.answered_at < silence_s]
+        return min(map(self.engine.match_index, fed), default=None)
+
+    def is_behind(self, name: str) -> bool:
+        """Whether this node leads and ``name`` needs a snapshot."""
+        return self.engine.role is Role.LEADER and self._state_of(name).behind
+
+    def forget(self, name: str) -> None:
+        """``name`` has lost its disk: what it acknowledged is not there any more, late answers included."""
+        if self.engine.role is not Role.LEADER or name not in self.peers:
+            return
+        self._state_of(name).in_flight.clear()
+        follower = self.followers[name] = Follower(
+            rewound_at=self._next_number, valid_from=self._next_number, paused=self.followers[name].paused
+        )
+        self.engine.forget_match(name)
+        self._rewind(name, follower, next=0)
+
+    def verified_durable(self) -> int:
+        """Up to which entry our log on disk is that of the leader of our term, as far as it was compared."""
+        return min(self._verified, self.journal.durable_index) if self._verified_term == self.engine.term else 0
 
     def deliver_durable_acks(self, now: float) -> None:
         """Count followers' answers as far as our own disk is (audit 10): with that, so is every commit."""
@@ -376,15 +436,26 @@ class Guard:
             term, commit = self.engine.term, self.engine.commit
             for name, prev in self._notices.items():
                 message: PeerMessage = Committed(term, commit)
+                if self._state_of(name).behind:
+                    continue
                 if probe and not self._state_of(name).in_flight:
                     message = Append(term, self._take_number(), prev, self.journal.term(prev), commit)
                 self._gate(name, message, NEVER_WAITS)
             if probe:
-                # Who has appends to sync answers those late: ask for a sign of life that waits for no disk.
                 for name in self.peers:
-                    if self._state_of(name).in_flight:
-                        self._gate(name, Heartbeat(term, commit), NEVER_WAITS)
+                    self._probe_busy(name, term, commit)
         self._notices.clear()
+
+    def _probe_busy(self, name: str, term: int, commit: int) -> None:
+        """Ask who is sent no empty append: for a sign of life that waits for no disk, as it has appends to sync and
+        answers those late; or whether it has what the log begins with by now."""
+        follower = self._state_of(name)
+        if follower.behind:
+            first = self.journal.first_index
+            prev_term = self.journal.term(first)
+            self._gate(name, Append(term, self._take_number(), first, prev_term, commit), NEVER_WAITS)
+        elif follower.in_flight:
+            self._gate(name, Heartbeat(term, commit), NEVER_WAITS)
 
     def _send_appended(self, to: str, body: Body) -> None:
         """The engine's answer to the append it is handling; with `_on_append` before it, always a success."""
@@ -425,7 +496,7 @@ class Guard:
         )
 
     def _open_window(self, name: str, follower: Follower) -> None:
-        if follower.paused and not self._window_is_full(follower):
+        if follower.paused and not follower.behind and not self._window_is_full(follower):
             follower.paused = False
             self.engine.resume(name)
             self.engine.send_soon()

@@ -9,7 +9,8 @@ Invariants
 1. ``durable_index <= last_index``; entries above it exist in memory alone and are never evicted.
 2. The commit index handed to the engine never exceeds the last entry (audit 9).
 3. A slice is lazy: it reads entries as they are iterated, so no message ever pulls the log into memory (audit 21).
-4. Writes are taken one at a time and reach the store in the order of the changes.
+4. ``first_index`` moves when a trim is taken for writing, before the store loses anything: nobody asks for what goes.
+5. Writes are taken one at a time and reach the store in the order of the changes.
 
 Not here: what a change means (engine), whether it is allowed (guard), when to write (commit loop).
 """
@@ -169,6 +170,25 @@ class Journal:
     def dirty(self) -> bool:
         """Whether something waits that must reach the disk before the node may speak of it."""
         return self.version > (self._writing_version if self.writing else self.durable_version)
+
+    def touch(self) -> None:
+        """Something else than the log must reach the disk."""
+        self.version += 1
+
+    @property
+    def unsaved_bytes(self) -> int:
+        """Commands that the next `begin_write` takes along."""
+        return sum(len(self._cache[index].command) for index in range(self._append_from, self.last_index + 1))
+
+    def trim(self, first: int) -> None:
+        """The log begins at ``first`` from here on; what is below goes with the write that is taken now."""
+        assert self.first_index <= first < self.last_index, f"{first} of {self.first_index} to {self.last_index}"
+        for index in range(max(self.first_index, self._cache_first), first):
+            self._cache_bytes -= len(self._cache.pop(index).command)
+        self._cache_first = max(self._cache_first, first)
+        self._last_read = None
+        self._first_term = self.term(first)
+        self.first_index = first
 
     def begin_write(self, checkpoint: Checkpoint | None = None) -> Writes:
         """All changes so far as one transaction. The caller writes it and then calls `end_write`."""

@@ -5,6 +5,8 @@ an answer to what it sent last from one that was overtaken (audit 4, 7). Entries
 each with the CRC32C it got when the leader made it; the receiver checks it before anything looks inside.
 
 Body of an append frame, little-endian, for each entry: u64 index, u64 term, u32 CRC32C, u32 length, command bytes.
+Body of a chunk frame: u32 number of rows; for each u16 length of its key, u32 length of the row, u32 CRC32C of key and
+row, key, row; then entries as in an append.
 """
 
 from __future__ import annotations
@@ -14,12 +16,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
 
+import google_crc32c
+
 from lanyinglog.errors import ProtocolError
 from lanyinglog.store.log_store import ENTRY_BYTES_MAX, Entry, entry_crc
 
 PEER_FRAME_BYTES_MAX = 12 << 20
 """An append of `engine.APPEND_BYTES_MAX` may be crossed by one more entry (5 MiB + 4 MiB), with headers."""
+KEY_BYTES_MAX = 511
+"""Of a row's key, as in the store."""
 _ENTRY = struct.Struct("<QQII")
+_COUNT = struct.Struct("<I")
+_ROW = struct.Struct("<HII")
 _U63_MAX = (1 << 63) - 1
 
 
@@ -122,8 +130,85 @@ class TimeoutNow:
     term: int
 
 
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """Leader to a follower that lacks what its log begins with: the base that may be drawn (`snapshots`)."""
+
+    kind: ClassVar[int] = 144
+    term: int
+    first: int
+    last_seq: int
+    last_timestamp: int
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """Follower to leader: the rows behind key ``after``, please; ``received`` are on disk here."""
+
+    kind: ClassVar[int] = 145
+    term: int
+    first: int
+    received: int
+    after: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Answer to a `Fetch`: the rows; with the last of them (``done``) the entries ``first`` and ``first + 1``."""
+
+    kind: ClassVar[int] = 146
+    term: int
+    first: int
+    after: bytes
+    done: bool
+    rows: tuple[tuple[bytes, bytes], ...] = ()
+    entries: tuple[Entry, ...] = ()
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of rows and commands, which is nearly all of it."""
+        rows = sum(len(key) + len(row) for key, row in self.rows)
+        return rows + sum(len(entry.command) for entry in self.entries)
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """From a node that has an empty directory: where are you? (`joining`)"""
+
+    kind: ClassVar[int] = 147
+    term: int
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """Answer to a `Join`: the term of the sender; whether its log is empty; the last entry of it, if it leads."""
+
+    kind: ClassVar[int] = 148
+    term: int
+    number: int
+    blank: bool
+    leads: bool
+    last: int
+
+
 PeerMessage = (
-    Append | Appended | Committed | Heartbeat | Alive | VoteRequest | Vote | PreVoteRequest | PreVote | TimeoutNow
+    Append
+    | Appended
+    | Committed
+    | Heartbeat
+    | Alive
+    | VoteRequest
+    | Vote
+    | PreVoteRequest
+    | PreVote
+    | TimeoutNow
+    | Offer
+    | Fetch
+    | Chunk
+    | Join
+    | Joined
 )
 _CLASSES: tuple[type[Any], ...] = (
     Append,
@@ -136,20 +221,31 @@ _CLASSES: tuple[type[Any], ...] = (
     PreVoteRequest,
     PreVote,
     TimeoutNow,
+    Offer,
+    Fetch,
+    Chunk,
+    Join,
+    Joined,
 )
 _BY_KIND: dict[int, type[Any]] = {cls.kind: cls for cls in _CLASSES}
+_WORDS: dict[str, type] = {"int": int, "bool": bool, "bytes": bytes}
+"""Types of header fields; what else a message has travels in the body."""
 _TYPES: dict[int, dict[str, type]] = {
-    cls.kind: {field.name: bool if field.type == "bool" else int for field in fields(cls) if field.name != "entries"}
+    cls.kind: {field.name: _WORDS[str(field.type)] for field in fields(cls) if str(field.type) in _WORDS}
     for cls in _CLASSES
 }
 
 
 def to_parts(message: PeerMessage) -> tuple[int, dict[str, Any], Sequence[bytes]]:
     """``message`` as a frame's kind, header and body parts."""
-    if not isinstance(message, Append):
+    if not isinstance(message, Append | Chunk):
         return message.kind, asdict(message), ()
-    header = {name: getattr(message, name) for name in _TYPES[Append.kind]}
+    header = {name: getattr(message, name) for name in _TYPES[message.kind]}
     body: list[bytes] = []
+    if isinstance(message, Chunk):
+        body.append(_COUNT.pack(len(message.rows)))
+        for key, row in message.rows:
+            body += (_ROW.pack(len(key), len(row), google_crc32c.value(key + row)), key, row)
     for entry in message.entries:
         body += (_ENTRY.pack(entry.index, entry.term, entry.crc, len(entry.command)), entry.command)
     return message.kind, header, body
@@ -163,6 +259,9 @@ def from_parts(kind: int, header: Mapping[str, Any], body: bytes) -> PeerMessage
     values = {name: _field(cls, header, name, wanted) for name, wanted in _TYPES[kind].items()}
     if cls is Append:
         return Append(**values, entries=_entries(body, after=values["prev_index"]))
+    if cls is Chunk:
+        rows, at = _rows(body)
+        return Chunk(**values, rows=rows, entries=_entries(body[at:], after=values["first"] - 1))
     if body:
         raise ProtocolError(f"a {cls.__name__} frame with a body")
     message: PeerMessage = cls(**values)
@@ -171,9 +270,37 @@ def from_parts(kind: int, header: Mapping[str, Any], body: bytes) -> PeerMessage
 
 def _field(cls: type[Any], header: Mapping[str, Any], name: str, wanted: type) -> Any:
     value = header.get(name)
-    if type(value) is not wanted or (type(value) is int and not 0 <= value <= _U63_MAX):
+    if type(value) is int:
+        out_of_bounds = not 0 <= value <= _U63_MAX
+    else:
+        out_of_bounds = type(value) is bytes and len(value) > KEY_BYTES_MAX
+    if type(value) is not wanted or out_of_bounds:
         raise ProtocolError(f"{cls.__name__}.{name} is {value!r}")
     return value
+
+
+def _rows(body: bytes) -> tuple[tuple[tuple[bytes, bytes], ...], int]:
+    """The rows at the start of ``body``, and where they end."""
+    if len(body) < _COUNT.size:
+        raise ProtocolError("a chunk without rows")
+    (count,) = _COUNT.unpack_from(body)
+    at = _COUNT.size
+    if count * _ROW.size > len(body):
+        raise ProtocolError(f"{count} rows in {len(body)} bytes")
+    rows: list[tuple[bytes, bytes]] = []
+    for _ in range(count):
+        if at + _ROW.size > len(body):
+            raise ProtocolError("a row's head is cut off")
+        key_bytes, row_bytes, crc = _ROW.unpack_from(body, at)
+        at += _ROW.size
+        key, row = body[at : at + key_bytes], body[at + key_bytes : at + key_bytes + row_bytes]
+        at += key_bytes + row_bytes
+        if not 1 <= key_bytes <= KEY_BYTES_MAX or at > len(body):
+            raise ProtocolError(f"a row of {key_bytes} and {row_bytes} bytes is cut off or over the limit")
+        if google_crc32c.value(key + row) != crc:
+            raise ProtocolError("a row fails its CRC32C")
+        rows.append((key, row))
+    return tuple(rows), at
 
 
 def _entries(body: bytes, *, after: int) -> tuple[Entry, ...]:

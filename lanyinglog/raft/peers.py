@@ -33,7 +33,7 @@ import trio
 
 from lanyinglog.config import Address
 from lanyinglog.errors import LanyingError, ProtocolError, Unauthorized, UnsupportedVersion
-from lanyinglog.raft.messages import PEER_FRAME_BYTES_MAX, Append, PeerMessage, from_parts, to_parts
+from lanyinglog.raft.messages import PEER_FRAME_BYTES_MAX, Append, Chunk, PeerMessage, from_parts, to_parts
 from lanyinglog.wire.frames import Frame, FrameDecoder, encode_frame
 
 PEER_VERSION = 1
@@ -75,7 +75,7 @@ class Outbox:
 
     def put(self, message: PeerMessage) -> bool:
         """Queue it; False if it was dropped because the outbox is full."""
-        size = _SMALL_MESSAGE_BYTES + (message.bytes if isinstance(message, Append) else 0)
+        size = _SMALL_MESSAGE_BYTES + (message.bytes if isinstance(message, Append | Chunk) else 0)
         full = self._bytes > 0 and self._bytes + size > self._bytes_max
         if full or len(self._queue) >= OUTBOX_MESSAGES_MAX:
             return False

@@ -14,19 +14,37 @@ and says when they are on disk::
 Order of effects: an append leaves at once, beside the leader's own sync; all else that reflects a change of log, term
 or vote leaves after that change's sync (`take_outbox` holds it back); an entry is committed when a majority, the leader
 included, has it on disk; ``apply`` sees each committed entry once, in order.
+
+When `installed` turns True a snapshot that came from the leader is on disk: the caller drops this replica, lets the
+store finish (`LogStore.install_step`), and starts anew from it, as after a restart.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lanyinglog.raft.election import Election
 from lanyinglog.raft.engine import Engine, Role
 from lanyinglog.raft.guard import Guard, Outgoing
+from lanyinglog.raft.joining import Joining
 from lanyinglog.raft.journal import Journal
-from lanyinglog.raft.messages import PeerMessage, PreVote, PreVoteRequest, TimeoutNow
-from lanyinglog.store.log_store import Checkpoint, Entry, LogStore, Writes
+from lanyinglog.raft.messages import (
+    Appended,
+    Chunk,
+    Fetch,
+    Join,
+    Joined,
+    Offer,
+    PeerMessage,
+    PreVote,
+    PreVoteRequest,
+    TimeoutNow,
+    Vote,
+    VoteRequest,
+)
+from lanyinglog.raft.snapshots import SnapshotSink, SnapshotSource
+from lanyinglog.store.log_store import Checkpoint, Entry, LogStore, Trim, Writes
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +64,14 @@ class _Handover:
     told: bool = False
 
 
+_ELECTORAL = (VoteRequest, Vote, PreVoteRequest, PreVote, TimeoutNow)
+
+
 class Replica:
-    """See the module. ``applied`` is the index the caller's state machine has; ``apply(entry)`` must not raise."""
+    """See the module. ``applied`` is the index the caller's state machine has; ``apply(entry)`` must not raise.
+
+    ``newcomer``: the directory is new, and what this node may have promised in an older one is unknown (`joining`).
+    """
 
     def __init__(
         self,
@@ -61,6 +85,7 @@ class Replica:
         uniform: Callable[[float, float], float],
         now: float,
         cache_bytes_max: int = 32 << 20,
+        newcomer: bool = False,
     ) -> None:
         members = frozenset(members)
         self.node = node
@@ -87,6 +112,13 @@ class Replica:
         self._probe_at = now
         self._was_leader = False
         self._handover: _Handover | None = None
+        self.source = SnapshotSource(store)
+        self.sink = SnapshotSink(self.journal)
+        number = int(uniform(1, 1 << 62)) if newcomer else 0
+        self.joining = Joining(peers=self.guard.peers, number=number) if newcomer else None
+        self._joined_due = False
+        self._newcomers: dict[str, int] = {}
+        self._joining_moved(now)
 
     def start(self, applied: int) -> None:
         """Apply the first no-op, which every node writes itself and which is the same everywhere, if that is due."""
@@ -96,19 +128,88 @@ class Replica:
     # --------------------------------------------------------------------------------------------------- inputs
     def receive(self, sender: str, message: PeerMessage, now: float) -> None:
         """A message of a peer, checked for form by `messages.from_parts`, in any order and any number of times."""
+        if sender not in self.members or self._is_deaf_to(sender, message, now):
+            return
         term_before = self.engine.term
         self.guard.leader_contact_at = None
         self.guard.receive(sender, message, now)
         if self.guard.leader_contact_at is not None or self._gave_vote(term_before):
             self.election.postpone(now)
-        if sender not in self.members:
-            return
         if isinstance(message, PreVoteRequest):
             self._answer_pre_vote(sender, message, now)
         elif isinstance(message, PreVote):
             self.election.count(sender, message, term=self.engine.term)
         elif isinstance(message, TimeoutNow) and message.term == self.engine.term and sender == self.engine.leader:
             self._campaign(now)
+        elif isinstance(message, Appended | Offer | Fetch | Chunk) and message.term == self.engine.term:
+            self._snapshot_message(sender, message, now)
+        self._joining_moved(now)
+
+    # -------------------------------------------------------------------------------------------------- snapshots
+    def _snapshot_message(self, sender: str, message: Appended | Offer | Fetch | Chunk, now: float) -> None:
+        """What goes beside the engine: a follower that fell off the log draws what it begins with."""
+        if isinstance(message, Appended):
+            if not self.guard.is_behind(sender):
+                self.source.served(sender)
+            elif not message.success:
+                self._send(sender, self.source.offer(self.engine.term))
+        elif isinstance(message, Fetch):
+            if self.leads:
+                self._send(sender, self.source.answer(sender, message, now))
+        elif sender == self.engine.leader:
+            self.election.postpone(now)
+            if isinstance(message, Chunk):
+                self.sink.arrived(sender, message)
+            elif (fetch := self.sink.offered(sender, message, now)) is not None:
+                self._send(sender, fetch)
+
+    @property
+    def installed(self) -> bool:
+        """Whether the log on disk is another one now; see the module."""
+        return self.sink.installed
+
+    def held_index(self, now: float) -> int | None:
+        """Where the log should begin at the latest for the sake of followers: of those that are being fed, and of one
+        that draws the base, whose base it must stay. None if nobody needs anything."""
+        held = self.guard.slowest_match(now, silence_s=self._timing.election_timeout_s)
+        if self.source.holds(now):
+            return self.journal.first_index
+        return held
+
+    # ---------------------------------------------------------------------------------------------------- joining
+    def _is_deaf_to(self, sender: str, message: PeerMessage, now: float) -> bool:
+        """Whether ``message`` is about joining, which is dealt with here, or one that a newcomer must not hear yet."""
+        if isinstance(message, Join):
+            self._tell(sender, message)
+            return True
+        if isinstance(message, Joined):
+            if self.joining is not None:
+                self._take_answer(self.joining, sender, message, now)
+            return True
+        return self.joining is not None and (not self.joining.heard_all or isinstance(message, _ELECTORAL))
+
+    def _tell(self, newcomer: str, question: Join) -> None:
+        if self._newcomers.get(newcomer) != question.number:
+            self._newcomers[newcomer] = question.number
+            self.guard.forget(newcomer)
+        last = self.journal.last_index
+        self._send(newcomer, Joined(self.engine.term, question.number, last <= 1, self.leads, last))
+
+    def _take_answer(self, joining: Joining, sender: str, answer: Joined, now: float) -> None:
+        heard_all_before = joining.heard_all
+        joining.answered(sender, answer)
+        if joining.heard_all and not heard_all_before and 0 < joining.term >= self.engine.term:
+            self.engine.abstain(joining.term)
+        self._joining_moved(now)
+
+    def _joining_moved(self, now: float) -> None:
+        """If the way in is at its end, take part from here on; the next write says so."""
+        joining = self.joining
+        if joining is not None and joining.is_done(term=self.engine.term, reached=self.guard.verified_durable()):
+            self.joining = None
+            self._joined_due = True
+            self.journal.touch()
+            self.election.begin(now)
 
     def _gave_vote(self, term_before: int) -> bool:
         state = self.journal.hard_state
@@ -146,6 +247,8 @@ class Replica:
             self.engine.tick(now)
         if self.leads:
             self.election.postpone(now)
+        elif self.joining is not None:
+            self._ask_to_join(self.joining, probe=probe)
         elif now >= self.election.deadline:
             self._ask_for_election(now)
         if self.election.wins(term=self.engine.term) and not self.leads:
@@ -158,6 +261,11 @@ class Replica:
     def may_append(self) -> bool:
         """Whether what is proposed now is appended by the next `advance`, if this node still leads then."""
         return self.leads and self._handover is None and self._may_tick()
+
+    def _ask_to_join(self, joining: Joining, *, probe: bool) -> None:
+        if probe:
+            for peer in self.guard.peers:
+                self._send(peer, joining.question(self.engine.term))
 
     def _may_tick(self) -> bool:
         """Alone, a node is its own majority: the engine may count it only when all it has is on disk (audit 10)."""
@@ -227,18 +335,30 @@ class Replica:
     @property
     def wants_write(self) -> bool:
         """Whether something must reach the disk and no write is under way."""
-        return self.journal.dirty and not self.journal.writing
+        return (self.journal.dirty or self.sink.wants_write) and not self.journal.writing
 
-    def begin_write(self, checkpoint: Checkpoint | None = None) -> Writes:
-        """All changes so far as one transaction; ``checkpoint`` may go with it."""
+    def begin_write(self, checkpoint: Checkpoint | None = None, trim: Trim | None = None) -> Writes:
+        """All changes so far as one transaction; ``checkpoint`` and ``trim`` may go with it."""
         assert checkpoint is None or checkpoint.applied <= self.engine.commit
-        return self.journal.begin_write(checkpoint)
+        stage, install = self.sink.begin_write()
+        if trim is not None:
+            self.journal.trim(trim.first)
+            self.guard.log_trimmed()
+        writes = self.journal.begin_write(checkpoint)
+        joined, self._joined_due = self._joined_due, False
+        return replace(writes, trim=trim, joined=joined, stage=stage, install=install)
 
     def end_write(self, now: float) -> None:
         """The transaction is on disk: count it, and let out what waited for it (at the next `take_outbox`)."""
         self.journal.end_write()
+        asked = self.sink.end_write(self.engine.term, now)
+        if asked is not None:
+            self._send(*asked)
+        if self.installed:
+            return
         self.guard.deliver_durable_acks(now)
         self.guard.commit_durable(now)
+        self._joining_moved(now)
 
     # -------------------------------------------------------------------------------------------------- outputs
     def take_outbox(self) -> list[Outgoing]:
@@ -252,7 +372,7 @@ class Replica:
 
     def next_deadline(self) -> float:
         """When `advance` is due next even if nothing happens."""
-        return self._probe_at if self.leads else min(self.election.deadline, self._probe_at)
+        return self._probe_at if self.leads or self.joining is not None else min(self.election.deadline, self._probe_at)
 
     @property
     def election_timeout_s(self) -> float:

@@ -1,0 +1,77 @@
+"""What a node with an empty directory does before it takes part: finds out what it may have promised in a life before.
+
+Raft's safety rests on promises kept on disk: a vote, an acknowledged entry. A node that lost its disk has broken none
+of them yet, but would, if it voted again in a term in which it has voted, acknowledged entries to a leader that it had
+promised not to follow any more, or helped elect a leader that lacks an entry which it had acknowledged. It can't know;
+the others do. So, in this order:
+
+1. It asks every other member for its term, again and again, and until all have answered it is deaf to all else. Who
+   asked for its vote had raised its own term on disk before, and so had every leader it ever followed: the highest term
+   of all members covers every promise. It takes that term, abstains in it, and from here on stores and
+   acknowledges what a leader of that or a later term sends.
+2. It neither votes nor asks for votes until its log has reached the last entry that a leader had when asked: a leader
+   has all that is committed, hence all that it could have helped commit.
+
+If every other member has an empty log nothing can have been committed, for a majority holds one of them: a new cluster
+begins without 2. Its price is that all members must be up once, at the beginning, and that a node that lost its disk
+takes no part while another member is down (with three nodes any rule must ask that much).
+
+What remains assumed: two nodes do not lose their disks in the time it takes one of them to come back, unless a majority
+of the others keeps theirs; and an old copy of a directory is never put in place of a newer one: that can't be told.
+
+Answers carry the number that was asked with, so that none from a life before counts. Pure: no clock, no disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from lanyinglog.raft.messages import Join, Joined
+
+
+class Joining:
+    """One node's way in. ``number`` is random and new with every start."""
+
+    def __init__(self, *, peers: Iterable[str], number: int) -> None:
+        self._peers = frozenset(peers)
+        self._number = number
+        self._terms: dict[str, int] = {}
+        self._blank: dict[str, bool] = {}
+        self._goal: tuple[int, int] | None = None
+
+    def question(self, term: int) -> Join:
+        """What to ask every other member, at every heartbeat."""
+        return Join(term, self._number)
+
+    def answered(self, sender: str, answer: Joined) -> None:
+        """A member's answer; the leader's also says how far to go."""
+        if answer.number != self._number or sender not in self._peers:
+            return
+        self._terms[sender] = max(answer.term, self._terms.get(sender, 0))
+        self._blank.setdefault(sender, answer.blank)
+        newer = self._goal is None or self._goal[0] < answer.term
+        if answer.leads and newer:
+            self._goal = (answer.term, answer.last)
+
+    @property
+    def heard_all(self) -> bool:
+        """Whether 1 is done: the node may store and acknowledge."""
+        return self._terms.keys() == self._peers
+
+    @property
+    def missing(self) -> list[str]:
+        """Who has not answered yet."""
+        return sorted(self._peers - self._terms.keys())
+
+    @property
+    def term(self) -> int:
+        """The highest term that any member was in: no promise was made beyond it."""
+        return max(self._terms.values(), default=0)
+
+    def is_done(self, *, term: int, reached: int) -> bool:
+        """Whether the node may vote, being in ``term`` with its log on disk equal to the leader's up to ``reached``."""
+        if not self.heard_all:
+            return False
+        if all(self._blank.values()):
+            return True
+        return self._goal is not None and self._goal[0] == term and reached >= self._goal[1]

@@ -1,0 +1,114 @@
+"""The log's front: what its leader proposes to give up, and how each node gives it up, a little with every write.
+
+Two steps, far apart. The leader proposes where the log is to begin (`machine.retention`); once that entry is applied no
+node serves older messages, and all agree on it. What lies before is then removed by each node on its own, in steps
+bounded in entries and bytes, oldest first, as part of writes that are made anyway or, when there are none, of its own.
+
+Removing an entry means applying it to the *base*, the state machine as it was before the log's first entry, which lies
+on disk beside the present one. Both happen in one transaction. So base and log always fit, which makes the base, small
+as it is, the snapshot for a node that has nothing (`raft.snapshots`), and present state minus base the statistics
+of what is still there.
+
+Invariants
+1. Nothing goes that is not in a checkpoint on disk, nor before the checkpoint knows of the trim: a restart finds the
+   log beginning no later than its state says.
+2. A leader waits for followers that it is feeding, and for one that draws the base, as long as what waits to be removed
+   stays below `excess_bytes_max`: the limit goes first.
+3. A damaged entry at the front stops trimming, and nothing else: without it the base can't go on.
+"""
+
+from __future__ import annotations
+
+from lanyinglog.errors import CorruptEntry
+from lanyinglog.machine.retention import LogExtent, TrimPoint, trim_point
+from lanyinglog.machine.state_machine import StateMachine
+from lanyinglog.service import TopicStat
+from lanyinglog.store.log_store import LogStore, Trim
+
+STEP_ENTRIES_MAX = 64
+STEP_BYTES_MAX = 1 << 20
+"""What one write removes if there is so much; or twice what it adds, if that is more, so that trimming keeps up."""
+UNLIMITED_EXCESS_BYTES_MAX = 256 << 20
+
+
+class Trimmer:
+    """See the module. ``machine`` is the present state, as loaded from ``store``."""
+
+    def __init__(self, *, store: LogStore, machine: StateMachine) -> None:
+        self._store = store
+        self._machine = machine
+        first, _ = store.bounds()
+        self.base = StateMachine()
+        self.base.load(first - 1, store.base_rows(first))
+        self._goal = machine.first_index
+        self._checkpointed = store.applied()
+        self.stuck: str | None = None
+        """Why nothing is removed any more, in words."""
+
+    @property
+    def first_seq(self) -> int:
+        """The oldest message: by the newest trim, or, where a snapshot was installed whose state is older than the trim
+        that it came from, the first one there is."""
+        return max(self._machine.first_seq, self.base.last_seq + 1)
+
+    @property
+    def bytes_kept(self) -> int:
+        """`disk_bytes` of the entries that are stored."""
+        return self._machine.end_bytes - self.base.end_bytes
+
+    def topics(self) -> list[TopicStat]:
+        """Of the messages that are stored: by name, without topics that have none left."""
+        return self._machine.topics.stats_since(self.base.topics)
+
+    # --------------------------------------------------------------------------------------------- the leader's part
+    def proposal(self, now_ns: int) -> TrimPoint | None:
+        """Where the log should begin by its limits; None if nothing is to be gained."""
+        machine = self._machine
+        if machine.retention.is_unlimited:
+            return None
+        log = LogExtent(
+            max(machine.first_index, self.base.applied + 1),
+            self.first_seq,
+            self._checkpointed,
+            machine.last_seq,
+            machine.end_bytes,
+            self._store.record,
+        )
+        return trim_point(machine.retention, log, now_ns=now_ns)
+
+    # ------------------------------------------------------------------------------------------------ each node's part
+    def checkpointed(self, applied: int, first_index: int) -> None:
+        """A checkpoint is on disk; by its state the log begins at ``first_index``."""
+        self._checkpointed, self._goal = applied, first_index
+
+    def goal(self, *, last_index: int, held: int | None) -> int:
+        """Before which entry all may be removed now, 0 for nothing; ``held`` is where a leader would rather begin."""
+        goal = min(self._goal, self._checkpointed - 1, last_index - 1)
+        if goal <= self.base.applied + 1 or self.stuck is not None:
+            return 0
+        if held is None or held >= goal:
+            return goal
+        excess = self._store.record(goal - 1).end_bytes - self.base.end_bytes
+        return goal if excess > self.excess_bytes_max else max(held, self.base.applied + 1)
+
+    @property
+    def excess_bytes_max(self) -> int:
+        """How much may wait to be removed for the sake of followers."""
+        limit = self._machine.retention.bytes
+        return UNLIMITED_EXCESS_BYTES_MAX if limit is None else limit // 4
+
+    def step(self, goal: int, *, bytes_added: int) -> Trim | None:
+        """The next entries to remove, up to ``goal`` (exclusive); None if there are none."""
+        base = self.base
+        if self.stuck is not None or goal <= base.applied + 1:
+            return None
+        last = min(goal - 1, base.applied + STEP_ENTRIES_MAX)
+        try:
+            entries = self._store.entries(base.applied + 1, last, bytes_max=max(STEP_BYTES_MAX, 2 * bytes_added))
+        except CorruptEntry as error:
+            self.stuck = error.message
+            return None
+        for entry in entries:
+            base.apply(entry.index, entry.command)
+        changes = base.take_checkpoint()
+        return Trim(base.applied + 1, base.last_seq, base.last_timestamp, changes.rows, changes.postings)
