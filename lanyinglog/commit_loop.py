@@ -6,6 +6,9 @@ thread the core goes on turning: it sends appends, takes answers, and holds back
 A full disk (ENOSPC) is waited out: the same transaction is tried again while the log declines publishes and serves
 reads. Any other failure of a write ends the process: after a failed sync the next one can succeed with the data
 gone, so the truth is then on the peers.
+
+When a snapshot has replaced the log, the core is dropped, the store finishes in steps, and a new core starts from it,
+as after a restart; meanwhile this node hears and says nothing, and nothing can be read from it.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ log = structlog.get_logger()
 
 
 class CommitLoop:
-    """See the module. ``send(to, message)`` never blocks."""
+    """See the module. ``send(to, message)`` never blocks; ``renew()`` makes a core from what is in the store."""
 
     def __init__(
         self,
@@ -40,8 +43,12 @@ class CommitLoop:
         store: LogStore,
         send: Callable[[str, PeerMessage], None],
         wall_ns: Callable[[], int] = time.time_ns,
+        renew: Callable[[], LogCore] | None = None,
     ) -> None:
         self.core = core
+        self.installing = False
+        """Whether a snapshot is replacing the log: the store can't be read and the core is dead."""
+        self._renew = renew
         self._store = store
         self._send = send
         self._wall_ns = wall_ns
@@ -56,11 +63,15 @@ class CommitLoop:
     # -------------------------------------------------------------------------------------- called by other tasks
     def receive(self, sender: str, message: PeerMessage) -> None:
         """A peer's message, taken at once."""
+        if self.installing:
+            return  # lost, as on a link that breaks
         self.core.receive(sender, message, trio.current_time())
         self.wake()
 
     def peer_link_changed(self, peer: str, up: bool) -> None:
         """There is a new link to ``peer``, or none any more."""
+        if self.installing:
+            return
         if up:
             self.core.replica.peer_connected(peer, trio.current_time())
         else:
@@ -91,6 +102,9 @@ class CommitLoop:
             nursery.start_soon(self._write_forever)
             while True:
                 self._woken = trio.Event()
+                if self.installing:
+                    await self._woken.wait()
+                    continue
                 self._turn()
                 with trio.move_on_at(self.core.next_deadline() + _LATENESS_S_MAX):
                     await self._woken.wait()
@@ -116,10 +130,12 @@ class CommitLoop:
                 await self._write()
 
     async def finish(self) -> None:
-        """The last act of a clean shutdown, when `run` has ended: everything on disk, and derived state with it."""
+        """The last act of a clean shutdown, when `run` has ended: everything on disk, and derived state with it.
+        Not in the middle of an installation: the next start goes on with that."""
         if self._under_way is not None:
             await self._write()
-        await self._write(checkpoint=True)
+        if not self.installing:
+            await self._write(checkpoint=True)
 
     async def _write(self, *, checkpoint: bool = False) -> None:
         """One transaction: a new one, or the one that a cancelled call left."""
@@ -128,7 +144,36 @@ class CommitLoop:
             await trio.sleep(STORAGE_RETRY_S)
         self.core.end_write(self._under_way, trio.current_time())
         self._under_way = None
+        if self.core.installed:
+            await self._install()
         self.wake()
+
+    async def _install(self) -> None:
+        """The log has become another one: finish that on disk, and start from it."""
+        assert self._renew is not None, "who takes part in a cluster can be sent a snapshot"
+        self.installing = True
+        log.info("a snapshot replaces the log")
+        before = self.core
+        while await self._step_installed():
+            await trio.lowlevel.checkpoint()
+        self.core = self._renew()
+        self.core.leader_hint = before.leader_hint
+        self.core.advance(
+            trio.current_time(), self._wall_ns()
+        )  # applies its two entries: no reader sees less than before
+        self.installing = False
+        log.info("the log begins anew", first_seq=self.core.first_seq, last_seq=self.core.tail.last_seq)
+        self._moved.unpark_all()
+        self._turned.unpark_all()
+
+    async def _step_installed(self) -> bool:
+        """One step of the installation; whether there are more. A full disk is waited out."""
+        while True:
+            try:
+                return await trio.to_thread.run_sync(self._store.install_step, limiter=self._writer_limiter)
+            except StorageFull as error:
+                log.error("the disk is full in the middle of an installation", why=error.message)
+                await trio.sleep(STORAGE_RETRY_S)
 
     async def _written(self, writes: Writes) -> bool:
         """Whether the disk had room."""

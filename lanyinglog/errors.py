@@ -189,6 +189,14 @@ class ShuttingDown(LanyingError):
 
 
 # ----------------------------------------------------------- what is stored is damaged or gone
+class Trimmed(LanyingError):
+    """A message is older than the oldest one kept; ``hint`` is the oldest seq there is, in decimal."""
+
+    code = "trimmed"
+    outcome = Outcome.DEFINITE
+    advice = "start again at the seq in the hint; keep more (log set) or read faster"
+
+
 class CorruptEntry(LanyingError):
     """A stored entry fails its CRC32C: it is never served and never replicated."""
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
 import trio
 
 from lanyinglog.batcher import Ticket
 from lanyinglog.commit_loop import CommitLoop
-from lanyinglog.errors import BadRequest, Busy, HandoverFailed, NotLeader
+from lanyinglog.errors import BadRequest, Busy, CorruptEntry, HandoverFailed, NotLeader, Trimmed
+from lanyinglog.log_core import LogCore
+from lanyinglog.machine import retention
 from lanyinglog.record import BatchView
 from lanyinglog.service import Page, TopicStat
 from lanyinglog.store.log_store import LogStore
@@ -21,6 +24,8 @@ HISTORY_READERS_MAX = 4
 """Threads that read history at once; more would only make the disk seek."""
 INDEXED_TOPICS_MAX = 64
 """A filter that matches more topics than this reads every block: the index would hardly skip any."""
+
+T = TypeVar("T")
 
 
 class HostedLog:
@@ -38,7 +43,7 @@ class HostedLog:
     ) -> None:
         self.name = name
         self._loop = loop
-        self._core = loop.core
+        self._store = store
         self._history = History(store)
         self._client_of = client_of
         self._connected = connected
@@ -47,8 +52,12 @@ class HostedLog:
         self._core.leader_hint = self._leader_client
 
     @property
+    def _core(self) -> LogCore:
+        return self._loop.core  # another one when a snapshot has replaced the log
+
+    @property
     def first_seq(self) -> int:
-        return 1
+        return self._core.first_seq
 
     @property
     def last_seq(self) -> int:
@@ -98,22 +107,41 @@ class HostedLog:
             await self._loop.wait_moved()
 
     async def read(self, *, after: int, filters: Sequence[str], messages_max: int, bytes_max: int) -> Page:
+        self._check_readable(after)
         if after >= self.last_seq:
             return Page((), after, 0, 0)
         matches = matcher(filters)
         if self._core.tail.holds(after + 1):
             return self._core.tail.read(after=after, matches=matches, messages_max=messages_max, bytes_max=bytes_max)
         numbers = self._topic_numbers(filters)
-        return await trio.to_thread.run_sync(
-            lambda: self._history.read(
-                after=after,
-                matches=matches,
-                topic_numbers=numbers,
-                messages_max=messages_max,
-                bytes_max=bytes_max,
-            ),
-            limiter=self._readers,
+        read = partial(
+            self._history.read,
+            after=after,
+            matches=matches,
+            topic_numbers=numbers,
+            messages_max=messages_max,
+            bytes_max=bytes_max,
         )
+        return await self._read_history(read, after)
+
+    async def _read_history(self, read: Callable[[], T], after: int) -> T:
+        """Reads in a thread. While it reads, the front of the log may go, or all of it for a snapshot's sake: what it
+        then missed is no damage, and what it then skipped must not pass for nothing."""
+        try:
+            found = await trio.to_thread.run_sync(read, limiter=self._readers)
+        except (KeyError, CorruptEntry):
+            self._check_readable(after)
+            raise
+        self._check_readable(after)
+        return found
+
+    def _check_readable(self, after: int) -> None:
+        if self._loop.installing:
+            raise Busy("this node is installing a snapshot of the log")
+        first_seq = self.first_seq
+        if after + 1 < first_seq:
+            words = f"message {after + 1} is not kept any more: the log begins at {first_seq}"
+            raise Trimmed(words, hint=str(first_seq))
 
     def _topic_numbers(self, filters: Sequence[str]) -> list[int] | None:
         """The numbers of the topics that match, or None where looking at every block is no worse."""
@@ -126,13 +154,36 @@ class HostedLog:
     async def seq_at_time(self, timestamp: int) -> int:
         seq = self._core.tail.seq_at_time(timestamp)
         if seq is None and self.last_seq:
-            seq = await trio.to_thread.run_sync(self._history.seq_at_time, timestamp, limiter=self._readers)
+            seq = await self._read_history(partial(self._history.seq_at_time, timestamp), self.last_seq)
         if seq is None:
             seq = self._core.tail.first_seq
         return self.last_seq + 1 if seq is None else seq
 
+    async def set_retention(self, changes: Mapping[str, int | None]) -> None:
+        ticket = self._core.configure(changes, trio.current_time())
+        self._loop.wake()
+        await ticket.wait()
+
+    def log_info(self) -> dict[str, Any]:
+        core = self._core
+        limits = retention.as_dict(core.machine.retention)
+        return {
+            "log": self.name,
+            **{f"max_{name}": limit for name, limit in limits.items()},
+            "first_seq": self.first_seq,
+            "last_seq": self.last_seq,
+            "messages": self.last_seq - self.first_seq + 1,
+            "bytes": core.trimmer.bytes_kept,
+            "file_bytes": self._store.bytes_used(),
+            "first_index": core.replica.journal.first_index,
+            "last_index": core.replica.journal.last_index,
+            "topics": len(core.trimmer.topics()),
+            "node": core.replica.node,
+            "problem": core.trimmer.stuck,
+        }
+
     def topics(self) -> Sequence[TopicStat]:
-        return self._core.machine.topics.stats()
+        return self._core.trimmer.topics()
 
     def status(self) -> dict[str, Any]:
         engine = self._core.replica.engine
@@ -153,6 +204,8 @@ class HostedLog:
             "leader_client": self._leader_client(),
             "durable": journal.durable_index,
             "storage_full": self._core.storage_full,
+            "file_bytes": self._store.bytes_used(),
+            "catch_up": self._catch_up(),
             "peers": self._peer_status(),
         }
 
@@ -168,8 +221,21 @@ class HostedLog:
                 "lag": lag,
                 "connected": self._connected(name),
                 "client": self._client_of(name),
+                "snapshot": replica.source.percent(name) if replica.guard.is_behind(name) else None,
             }
         return status
+
+    def _catch_up(self) -> str | None:
+        """What this node does that is not up to date, in words for people."""
+        replica = self._core.replica
+        if self._loop.installing:
+            return "installing snapshot"
+        if replica.sink.percent is not None:
+            return f"snapshot {replica.sink.percent} %"
+        if replica.joining is not None:
+            missing = ", ".join(replica.joining.missing)
+            return f"joining: waits for {missing}" if missing else "joining: catches up"
+        return None
 
     def _leader_client(self) -> str | None:
         leader = self._core.replica.engine.leader

@@ -40,7 +40,11 @@ from lanyinglog.trimmer import Trimmer
 CHECKPOINT_ENTRIES = 64
 """Entries applied before derived state goes to disk with the next write: a restart applies about as many again."""
 CHECKPOINT_BYTES = 8 << 20
-"""The same in bytes of entries: what is not in a checkpoint can't be trimmed."""
+"""The same in bytes of entries: what is not in a checkpoint can't be trimmed. With a limit in bytes, at most a
+`LIMIT_SHARE`-th of that."""
+LIMIT_SHARE = 32
+"""A trim is proposed at once when it gains such a part of the limit, so that the file stays near it under load; else no
+more often than every `RETENTION_CHECK_S`, for each costs an entry."""
 CHECKPOINT_S = 5.0
 """The same in time, so that the last messages before a silence can be trimmed when they are old enough."""
 RETENTION_CHECK_S = 1.0
@@ -85,10 +89,11 @@ class LogCore:
         self._now = now
         self._checkpoint_at = now
         self._checkpoint_end_bytes = self.machine.end_bytes
-        self._checkpoint_first_index = 1
+        self._checkpoint_first_index = self.machine.first_index
         self._commands: deque[_Command] = deque()
         self._trim_proposed = 0
         self._retention_at = now
+        self._retention_end_bytes = 0
         self.trimmer = Trimmer(store=store, machine=self.machine)
         self.replica = Replica(
             node=node,
@@ -155,6 +160,7 @@ class LogCore:
         if not self._led_term or now < self._retention_at or self.machine.first_index < self._trim_proposed:
             return
         self._retention_at = now + RETENTION_CHECK_S
+        self._retention_end_bytes = self._checkpoint_end_bytes
         point = self.trimmer.proposal(max(wall_ns, self._clock_ns))
         if point is not None:
             self._trim_proposed = point.first_index
@@ -240,9 +246,15 @@ class LogCore:
         waiting = self.machine.entries_since_checkpoint
         return (
             waiting >= self._checkpoint_entries
-            or self.machine.end_bytes - self._checkpoint_end_bytes >= CHECKPOINT_BYTES
+            or self.machine.end_bytes - self._checkpoint_end_bytes >= min(CHECKPOINT_BYTES, self._limit_share)
+            or self.machine.first_index > self._checkpoint_first_index
             or (waiting > 0 and self._now - self._checkpoint_at >= CHECKPOINT_S)
         )
+
+    @property
+    def _limit_share(self) -> int:
+        limit = self.machine.retention.bytes
+        return 1 << 62 if limit is None else limit // LIMIT_SHARE
 
     def _trim_goal(self) -> int:
         """Up to which entry this node may remove entries now."""
@@ -272,7 +284,8 @@ class LogCore:
         if writes.checkpoint is not None:
             self.tail.stored(writes.checkpoint.applied)
             self.trimmer.checkpointed(writes.checkpoint.applied, self._checkpoint_first_index)
-            self._retention_at = now
+            if self._checkpoint_end_bytes - self._retention_end_bytes >= self._limit_share:
+                self._retention_at = now
         self.replica.end_write(now)
         self._notice_leadership()
 

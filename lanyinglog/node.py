@@ -107,17 +107,9 @@ async def _run_log(
     client_address: str,
 ) -> None:
     limits = config.limits
-    core = LogCore(
-        node=config.node,
-        members=config.peers,
-        store=store,
-        timing=Timing(config.heartbeat_s, config.election_timeout_s),
-        uniform=random.SystemRandom().uniform,
-        now=trio.current_time(),
-        limits=_batcher_limits(limits),
-        cache_bytes_max=limits.hot_cache_bytes_max,
-    )
-    loop = CommitLoop(core=core, store=store, send=lambda to, message: network.send(to, message))
+    _finish_installation(store)
+    renew = partial(_make_core, config, store)
+    loop = CommitLoop(core=renew(), store=store, send=lambda to, message: network.send(to, message), renew=renew)
     network = PeerNetwork(
         identity=PeerIdentity(config.node, config.cluster, client_address, config.secret),
         peers=config.peers,
@@ -149,6 +141,29 @@ async def _run_log(
         nursery.cancel_scope.cancel()
     with trio.CancelScope(shield=True), trio.move_on_after(5):
         await loop.finish()
+
+
+def _make_core(config: NodeConfig, store: LmdbStore) -> LogCore:
+    """The log as it is in the store."""
+    return LogCore(
+        node=config.node,
+        members=config.peers,
+        store=store,
+        timing=Timing(config.heartbeat_s, config.election_timeout_s),
+        uniform=random.SystemRandom().uniform,
+        now=trio.current_time(),
+        limits=_batcher_limits(config.limits),
+        cache_bytes_max=config.limits.hot_cache_bytes_max,
+        newcomer=not store.joined(),
+    )
+
+
+def _finish_installation(store: LmdbStore) -> None:
+    """A snapshot was replacing the log when the process ended: the rest of it needs no other node."""
+    if store.installing():
+        log.info("a snapshot that was being installed is installed now")
+    while store.install_step():
+        pass
 
 
 def _settle_memory() -> None:

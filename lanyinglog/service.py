@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -88,7 +88,8 @@ class LogService(Protocol):
 
     async def read(self, *, after: int, filters: Sequence[str], messages_max: int, bytes_max: int) -> Page:
         """The stretch behind ``after``. Stops at the first run that reaches a bound; never waits for new messages:
-        at the end of the log it returns an empty page with ``through == max(after, last_seq)``. `CorruptEntry`."""
+        at the end of the log it returns an empty page with ``through == max(after, last_seq)``. `CorruptEntry`;
+        `Trimmed` if the message behind ``after`` is older than `first_seq`; `Busy` while a snapshot is installed."""
 
     async def wait_beyond(self, seq: int) -> None:
         """Returns when ``last_seq > seq``."""
@@ -100,10 +101,18 @@ class LogService(Protocol):
         """Hand leadership to the node ``to``, or to the one that is most up to date; returns its name once this node
         knows that it leads. `NotLeader` (with hint), `BadRequest` for a wrong name, `HandoverFailed`."""
 
+    async def set_retention(self, changes: Mapping[str, int | None]) -> None:
+        """Have limits changed: ``age_s``, ``bytes``, ``messages``, None for no limit; those left out stay. Returns when
+        that is committed. `NotLeader` (with hint), `BadRequest`, `OutcomeUnknown`, and what `submit` raises."""
+
+    def log_info(self) -> dict[str, Any]:
+        """What is kept and what is there: one flat JSON object (docs/protocol.md)."""
+
     def topics(self) -> Sequence[TopicStat]:
-        """All topics, by name."""
+        """All topics that have a message left, by name, with the numbers of what is left."""
 
     def status(self) -> dict[str, Any]:
         """``node, pid, client, peer, role, term, commit, applied, last_seq, leader, leader_client, log, first_seq,
-        durable, peers``: one flat JSON object; ``peers`` maps node -> {match, lag, connected}. ``leader_client`` is
-        the leader's client address or None."""
+        durable, file_bytes, catch_up, peers``: one flat JSON object; ``peers`` maps node -> {match, lag, connected,
+        snapshot}. ``leader_client`` is the leader's client address or None; ``catch_up`` says in words what a node does
+        that is not up to date, else None; ``snapshot`` is the percentage that a peer has drawn of one, or None."""

@@ -10,7 +10,8 @@ from lanyinglog.raft import engine as engine_module
 from lanyinglog.raft import messages as messages_module
 from lanyinglog.raft.election import Election
 from lanyinglog.raft.engine import Engine, Role
-from lanyinglog.raft.guard import NEVER_WAITS, Follower, Guard
+from lanyinglog.raft.follower import Follower
+from lanyinglog.raft.guard import NEVER_WAITS, Guard
 from lanyinglog.raft.journal import Journal
 from lanyinglog.raft.messages import Append, Appended, PeerMessage, PreVote, PreVoteRequest, Vote, VoteRequest
 from lanyinglog.raft.replica import Replica

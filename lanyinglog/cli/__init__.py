@@ -32,6 +32,7 @@ VERBS = {
     "node": ("lanyinglog.cli.node:node", "Run one node in the foreground."),
     "publish": ("lanyinglog.cli.publish:publish", "Publish a text, or each line of a file."),
     "subscribe": ("lanyinglog.cli.subscribe:subscribe", "Print messages as they arrive."),
+    "log": ("lanyinglog.cli.log:log", "See and change what a log keeps: age, bytes, messages."),
     "topics": ("lanyinglog.cli.inspect:topics", "List topics, with messages, bytes and the newest seq."),
     "status": ("lanyinglog.cli.inspect:status", "Show each node's role, term and position."),
     "backup": ("lanyinglog.cli.backup:backup", "Copy a node's log while it runs, every entry checked."),

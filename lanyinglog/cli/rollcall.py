@@ -20,8 +20,11 @@ from lanyinglog.errors import LanyingError, Unavailable
 from lanyinglog.wire.connection import Connection, Role
 from lanyinglog.wire.messages import Error, Hello, Message, Status, StatusReply, Welcome
 
-COLUMNS = ("node", "pid", "client", "peer", "role", "term", "commit", "applied", "last_seq", "lag")
-DROPPABLE = ("peer", "pid", "applied", "commit", "client")
+COLUMNS = (
+    "node", "pid", "client", "peer", "role", "term", "commit", "applied", "last_seq", "lag", "first_seq",
+    "file_bytes", "catch_up",
+)  # fmt: skip
+DROPPABLE = ("peer", "pid", "applied", "commit", "file_bytes", "client", "first_seq")
 """Columns that a narrow terminal does without, the first of them first."""
 ANSWER_S = 2.0
 """How long a node may take: one that needs longer can't lead either (two election timeouts)."""

@@ -152,6 +152,14 @@ class Client:
         """Have the leader hand over; returns who leads then."""
         return self._loop.call(self._client.transfer_leadership, node)
 
+    def log_info(self) -> dict[str, Any]:
+        """What the log keeps and has, as its leader sees it."""
+        return self._loop.call(self._client.log_info)
+
+    def set_retention(self, **limits: int | None) -> dict[str, Any]:
+        """Change what the log keeps: ``age_s``, ``bytes``, ``messages``; None for no limit, those not named stay."""
+        return self._loop.call(partial(self._client.set_retention, **limits))
+
     def status(self) -> list[dict[str, Any]]:
         """How each node is, by name."""
         return self._loop.call(self._client.status)

@@ -249,6 +249,16 @@ class Client:
         `BadRequest` for a node that there is not, `HandoverFailed` if it did not take over: all is as before then."""
         return await inquiry.transfer_leadership(self._servers, node, timeout=self._timeout)
 
+    async def log_info(self) -> dict[str, Any]:
+        """What the log keeps (``max_age_s``, ``max_bytes``, ``max_messages``; None is no limit) and has (``first_seq``,
+        ``last_seq``, ``messages``, ``bytes`` ...), as its leader sees it."""
+        return await inquiry.log_info(self._servers, None, timeout=self._timeout)
+
+    async def set_retention(self, **limits: int | None) -> dict[str, Any]:
+        """Change what the log keeps: ``age_s``, ``bytes``, ``messages``; None for no limit, those not named stay. What
+        a limit excludes is given up at once. Returns what `log_info` does. `BadRequest` for one that makes no sense."""
+        return await inquiry.log_info(self._servers, limits, timeout=self._timeout)
+
     async def status(self) -> list[dict[str, Any]]:
         """How each node is (role, term, positions ...), by name; of one that does not answer only ``client`` and
         ``role``: ``unreachable``. `Unavailable` if none does."""

@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
-from lanyinglog.errors import BadBatch, BadRequest, ContinuityError
+from lanyinglog.errors import BadBatch, BadRequest, ContinuityError, Trimmed
 from lanyinglog.record import Message, decode_run
 from lanyinglog.service import Item
 from lanyinglog.topics import check_filter
@@ -106,17 +106,15 @@ class Cursor:
         """A new connection's subscription begins. What was left of the one before will come again."""
         self._pushes.clear()
         self._items.clear()
-        begins_at = reply.next_seq
-        if self.through is None:
-            if self._start.origin is Origin.SEQ and begins_at < self._start.value:
-                raise ContinuityError(f"asked for seq {self._start.value}, the node begins at {begins_at}")
-            self.through = begins_at - 1
-        elif begins_at > self.through + 1:
-            raise ContinuityError(
-                f"messages {self.through + 1} to {begins_at - 1} are gone: the log begins at {begins_at} by now"
+        begins_at, start = reply.next_seq, self.start
+        if start.origin is Origin.SEQ and begins_at < start.value:
+            raise ContinuityError(f"asked for seq {start.value}, the node begins at {begins_at}")
+        if start.origin is Origin.SEQ and begins_at > start.value:
+            raise Trimmed(
+                f"messages {start.value} to {begins_at - 1} are not kept any more: the log begins at {begins_at}",
+                hint=str(begins_at),
             )
-        elif begins_at <= self.through:
-            raise ContinuityError(f"asked for seq {self.through + 1}, the node begins at {begins_at}")
+        self.through = begins_at - 1
         self._told = begins_at - 1
         self.last_seq = reply.last_seq
 

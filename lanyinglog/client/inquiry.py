@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 import anyio
@@ -14,7 +14,7 @@ from lanyinglog.config import Address
 from lanyinglog.errors import BadRequest, LanyingError, NotLeader, Unavailable
 from lanyinglog.service import TopicStat
 from lanyinglog.topics import check_filter, matcher
-from lanyinglog.wire.messages import Topics, TopicsReply, Transfer, Transferred
+from lanyinglog.wire.messages import LogInfo, LogInfoReply, LogSet, Topics, TopicsReply, Transfer, Transferred
 
 TOPICS_MAX = 1_000_000
 """Topics that `list_topics` takes from a node: a log has fewer."""
@@ -83,6 +83,32 @@ async def transfer_leadership(servers: Servers, node: str | None, *, timeout: fl
             servers.leader = None
             return reply.leader
     raise Unavailable(f"no leader handed over within {timeout:g} s: {servers.last_problem}")
+
+
+async def log_info(servers: Servers, changes: Mapping[str, int | None] | None, *, timeout: float) -> dict[str, Any]:
+    """What the log keeps and has, as its leader sees it; with ``changes`` to its limits, those are made first. Changing
+    is repeated until it is known to be done: to set a limit twice is to set it."""
+    request = LogInfo(servers.log) if changes is None else LogSet(changes, servers.log)
+    backoff = Backoff(servers.timing)
+    with anyio.move_on_after(timeout):
+        while True:
+            link = await servers.open_leader()
+            try:
+                reply = await link.ask(request)
+                if isinstance(reply, LogInfoReply):
+                    return dict(reply.info)
+                servers.last_problem = f"{link.address} answered with {reply.NAME}"
+            except NotLeader as error:  # it did when it was found
+                servers.leader = servers.learn(error.hint)
+            except BadRequest:
+                raise
+            except (LinkLost, LanyingError) as error:
+                servers.last_problem = str(error)
+                servers.doubt(link.address)
+            finally:
+                await link.aclose()
+            await anyio.sleep(backoff.next_s())
+    raise Unavailable(f"no leader answered within {timeout:g} s: {servers.last_problem}")
 
 
 async def newest_seq(servers: Servers) -> int:

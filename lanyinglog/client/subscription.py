@@ -24,7 +24,7 @@ from lanyinglog.client.leader import Servers
 from lanyinglog.client.link import Link, LinkLost
 from lanyinglog.client.timing import Backoff
 from lanyinglog.config import Address
-from lanyinglog.errors import BadBatch, BadRequest, ContinuityError, LanyingError, Unavailable
+from lanyinglog.errors import BadBatch, BadRequest, ContinuityError, LanyingError, Trimmed, Unavailable
 from lanyinglog.wire.connection import Received
 from lanyinglog.wire.messages import Credit, Error, Message, Origin, Ping, Pong, Push, Subscribe, Subscribed
 
@@ -157,7 +157,8 @@ class Subscription:
         """The next list of messages; empty when there are no more, that is, behind ``until``.
 
         Raises `Unavailable` when no node could be of use for the timeout; call again to try again. Raises
-        `ContinuityError`, `BadTopic` and the like, and `BadBatch` for a run that no node has in order.
+        `ContinuityError`, `BadTopic` and the like, `BadBatch` for a run that no node has in order, and `Trimmed` when
+        the next message is older than the oldest one kept: a new subscription may go on at the seq in its ``hint``.
         """
         if self._at < len(self._batch):
             rest, self._batch, self._at = self._batch[self._at :], [], 0
@@ -334,6 +335,6 @@ def _as_told(link: Link, answer: Error) -> Exception:
     """What to raise for a node's answer: the subscriber's fault, or a defect, goes to the subscriber; what this node
     can't do another may be able to."""
     error = answer.exception()
-    if isinstance(error, BadRequest | ContinuityError):
+    if isinstance(error, BadRequest | ContinuityError | Trimmed):
         return error
     return LinkLost(f"{link.address}: {error.message}")

@@ -27,10 +27,10 @@ the replica releases them. A conflict at or below the commit index raises `Diver
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from lanyinglog.raft.engine import Body, Engine, Role
+from lanyinglog.raft.follower import Follower, Sent
 from lanyinglog.raft.journal import Journal
 from lanyinglog.raft.messages import (
     Alive,
@@ -43,8 +43,6 @@ from lanyinglog.raft.messages import (
     VoteRequest,
 )
 
-WINDOW_BYTES_MAX = 8 << 20
-WINDOW_APPENDS_MAX = 16
 NEVER_WAITS = 0
 """The journal version of messages that wait for no sync."""
 
@@ -60,32 +58,6 @@ class Outgoing:
     to: str
     message: PeerMessage
     version: int
-
-
-class Sent(NamedTuple):
-    """An append on its way: its size and the first entry in it."""
-
-    bytes: int
-    first: int
-
-
-@dataclass(slots=True)
-class Follower:
-    """What a leader knows of one follower in its term."""
-
-    acked: int = 0
-    """The last entry it reported on its disk."""
-    in_flight: dict[int, Sent] = field(default_factory=dict)
-    """Number of each unanswered append with entries -> what it was."""
-    rewound_at: int = 0
-    """Resets that answer an append numbered below this are stale."""
-    paused: bool = False
-    answered_at: float = 0.0
-    """When it last answered an append, or when the oldest one in flight was sent."""
-    behind: bool = False
-    """It lacks what this log begins with: appends only ask whether that is still so."""
-    valid_from: int = 0
-    """Answers to appends numbered below this are from before it lost its disk."""
 
 
 def _says(message: PeerMessage, earlier: Outgoing) -> bool:
@@ -490,10 +462,7 @@ class Guard:
         return self.followers[name]
 
     def _window_is_full(self, follower: Follower) -> bool:
-        in_flight = follower.in_flight
-        return (
-            len(in_flight) >= WINDOW_APPENDS_MAX or sum(sent.bytes for sent in in_flight.values()) >= WINDOW_BYTES_MAX
-        )
+        return follower.window_is_full
 
     def _open_window(self, name: str, follower: Follower) -> None:
         if follower.paused and not follower.behind and not self._window_is_full(follower):

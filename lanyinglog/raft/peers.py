@@ -36,7 +36,7 @@ from lanyinglog.errors import LanyingError, ProtocolError, Unauthorized, Unsuppo
 from lanyinglog.raft.messages import PEER_FRAME_BYTES_MAX, Append, Chunk, PeerMessage, from_parts, to_parts
 from lanyinglog.wire.frames import Frame, FrameDecoder, encode_frame
 
-PEER_VERSION = 1
+PEER_VERSION = 2
 HANDSHAKE_S_MAX = 5.0
 CONNECT_S_MAX = 2.0
 REDIAL_S = 0.1

@@ -42,6 +42,9 @@ from lanyinglog.wire.messages import (
     Error,
     Hello,
     Limits,
+    LogInfo,
+    LogInfoReply,
+    LogSet,
     Message,
     Origin,
     Ping,
@@ -134,7 +137,7 @@ class _Session:
         self._publish_ended = trio.lowlevel.ParkingLot()
         self._subscriptions: dict[int, Subscription] = {}
         self._turn = trio.Lock()
-        self._transferring = False
+        self._slow_request = False
         self._work: trio.Nursery  # all tasks but the writer; open while requests are answered
         self._fault: LanyingError | None = None
         self._answers: dict[type[Message], Callable[[int, Any], Awaitable[None]]] = {
@@ -147,6 +150,8 @@ class _Session:
             Topics: self._topics,
             Ping: self._ping,
             Transfer: self._transfer,
+            LogInfo: self._log_info,
+            LogSet: self._log_set,
         }
 
     # ----------------------------------------------------------------------------------------------------- tasks
@@ -329,20 +334,40 @@ class _Session:
     async def _ping(self, request: int, ping: Ping) -> None:
         self._reply(Pong(), request)
 
+    async def _log_info(self, request: int, info: LogInfo) -> None:
+        self._reply(LogInfoReply(self._service(info.log).log_info()), request)
+
+    async def _log_set(self, request: int, change: LogSet) -> None:
+        service = self._service(change.log)
+
+        async def set_retention() -> Message:
+            await service.set_retention(change.changes)
+            return LogInfoReply(service.log_info())
+
+        self._begin_slow(request, set_retention)
+
     async def _transfer(self, request: int, transfer: Transfer) -> None:
         service = self._service(transfer.log)
-        if self._transferring:
-            raise Busy("this connection asked for a transfer of leadership already")
-        self._transferring = True
-        self._work.start_soon(self._guard, partial(self._see_transfer_through, request, service, transfer.node))
 
-    async def _see_transfer_through(self, request: int, service: LogService, node: str | None) -> None:
+        async def hand_over() -> Message:
+            return Transferred(await service.transfer(transfer.node))
+
+        self._begin_slow(request, hand_over)
+
+    def _begin_slow(self, request: int, work: Callable[[], Awaitable[Message]]) -> None:
+        """Do ``work``, which waits for other nodes, beside all else; one at a time is enough for a connection."""
+        if self._slow_request:
+            raise Busy("this connection's transfer of leadership or change of settings is not done yet")
+        self._slow_request = True
+        self._work.start_soon(self._guard, partial(self._see_through, request, work))
+
+    async def _see_through(self, request: int, work: Callable[[], Awaitable[Message]]) -> None:
         try:
-            self._reply(Transferred(await service.transfer(node)), request)
+            self._reply(await work(), request)
         except LanyingError as error:
             self._reply(Error.of(error), request)
         finally:
-            self._transferring = False
+            self._slow_request = False
 
     def _service(self, log: str) -> LogService:
         try:

@@ -22,6 +22,7 @@ from lanyinglog.wire.replies import (
     Acked,
     Error,
     Limits,
+    LogInfoReply,
     Pong,
     Push,
     StatusReply,
@@ -39,6 +40,8 @@ from lanyinglog.wire.requests import (
     PROTOCOL_VERSION,
     Credit,
     Hello,
+    LogInfo,
+    LogSet,
     Origin,
     Ping,
     Publish,
@@ -66,6 +69,9 @@ __all__ = [
     "Error",
     "Hello",
     "Limits",
+    "LogInfo",
+    "LogInfoReply",
+    "LogSet",
     "Message",
     "Origin",
     "Ping",
@@ -94,10 +100,12 @@ HELLO_BYTES_MAX = 4_096
 """The largest first frame: until a hello has come, a stranger may make a node buffer no more than this."""
 
 CLIENT_MESSAGES: tuple[type[Message], ...] = (
-    Hello, Publish, Subscribe, Credit, Unsubscribe, Status, Topics, Ping, Transfer,
+    Hello, Publish, Subscribe, Credit, Unsubscribe, Status, Topics, Ping, Transfer, LogInfo,
+    LogSet,
 )  # fmt: skip
 NODE_MESSAGES: tuple[type[Message], ...] = (
     Welcome, Acked, Subscribed, Push, Unsubscribed, StatusReply, TopicsReply, Pong, Error, Transferred,
+    LogInfoReply,
 )  # fmt: skip
 BY_KIND: Mapping[int, type[Message]] = {message.KIND: message for message in CLIENT_MESSAGES + NODE_MESSAGES}
 

@@ -274,6 +274,21 @@ def _is_topic_row(row: object) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
+class LogInfoReply(Message):
+    """What the log keeps and has: the object of `lanyinglog.service.LogService.log_info`; the body is its msgpack."""
+
+    KIND, NAME, HAS_BODY = 80, "log_info_reply", True
+    info: Mapping[str, Any]
+
+    def body(self) -> Sequence[bytes | memoryview]:
+        return (codec.pack(dict(self.info)),)
+
+    @classmethod
+    def read(cls, fields: Fields, body: bytes) -> Self:
+        return cls(codec.unpack_map(body))
+
+
+@dataclass(frozen=True, slots=True)
 class Pong(Message):
     """The answer to `Ping`."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Self
@@ -15,6 +15,8 @@ FILTERS_MAX = 64
 """Filters a subscription may have."""
 CREDIT_MAX = 1 << 40
 """The largest credit that one frame may give, in messages or bytes."""
+LIMITS_MAX = 64
+"""Limits that one frame may change; a log has fewer."""
 DEFAULT_LOG = "main"
 
 
@@ -186,6 +188,43 @@ class Transfer(Message):
     @classmethod
     def read(cls, fields: Fields, body: bytes) -> Self:
         return cls(fields.text("log"), fields.text_or_none("node"))
+
+
+@dataclass(frozen=True, slots=True)
+class LogInfo(Message):
+    """Asks what a log keeps and has; answered with `LogInfoReply`."""
+
+    KIND, NAME = 16, "log_info"
+    log: str = DEFAULT_LOG
+
+    def header(self) -> dict[str, Any]:
+        return {"log": self.log}
+
+    @classmethod
+    def read(cls, fields: Fields, body: bytes) -> Self:
+        return cls(fields.text("log"))
+
+
+@dataclass(frozen=True, slots=True)
+class LogSet(Message):
+    """Asks the leader of a log to change its limits: ``changes`` maps ``age_s``, ``bytes``, ``messages`` to a number,
+    or to nil for no limit; what it leaves out stays. Answered with `LogInfoReply` once that is committed."""
+
+    KIND, NAME = 17, "log_set"
+    changes: Mapping[str, int | None]
+    log: str = DEFAULT_LOG
+
+    def header(self) -> dict[str, Any]:
+        return {"log": self.log, "changes": dict(self.changes)}
+
+    @classmethod
+    def read(cls, fields: Fields, body: bytes) -> Self:
+        changes = fields.map("changes")
+        numbers = Fields("log_set.changes", changes)
+        if len(changes) > LIMITS_MAX:
+            raise fields.fail(f"changes has {len(changes)} keys, more than {LIMITS_MAX}")
+        read = {name: None if value is None else numbers.integer(name) for name, value in changes.items()}
+        return cls(read, fields.text("log"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from real_programs import Cluster, run
 
 STATUS_KEYS = {
     "node", "pid", "client", "peer", "role", "term", "commit", "applied", "last_seq", "lag", "storage_full",
-    "unconnected",
+    "unconnected", "first_seq", "file_bytes", "catch_up",
 }  # fmt: skip
 
 

@@ -20,12 +20,12 @@ from lanyinglog.errors import (
     BadRequest,
     BadTopic,
     ConfigError,
-    ContinuityError,
     LanyingError,
     NotSent,
     Outcome,
     OutcomeUnknown,
     TooManyTopics,
+    Trimmed,
     Unavailable,
     UnknownLog,
 )
@@ -484,7 +484,7 @@ def test_messages_that_retention_took_before_they_were_read_are_missed_loudly(th
             for node in three.nodes:
                 node.first_seq = 4
             three.do(three.proxies[2].cut)
-            with pytest.raises(ContinuityError, match="messages 1 to 3 are gone"):
+            with pytest.raises(Trimmed, match="messages 1 to 3 are not kept any more"):
                 await anext(messages)
 
     go(backend, main)

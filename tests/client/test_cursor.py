@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lanyinglog.client.cursor import TAKE_MESSAGES, Cursor, check_filters, parse_start, parse_until
-from lanyinglog.errors import BadBatch, BadRequest, BadTopic, ContinuityError
+from lanyinglog.errors import BadBatch, BadRequest, BadTopic, ContinuityError, LanyingError, Trimmed
 from lanyinglog.record import encode_columns
 from lanyinglog.service import Item
 from lanyinglog.topics import matcher
@@ -147,15 +147,15 @@ def test_with_a_filter_an_empty_push_moves_on() -> None:
     assert cursor.start == Start(Origin.SEQ, 10)
 
 
-RESUMED = {"the log begins later by now": 6, "the node begins earlier": 3}
+RESUMED = {"the log begins later by now": (6, Trimmed), "the node begins earlier": (3, ContinuityError)}
 
 
-@pytest.mark.parametrize("next_seq", RESUMED.values(), ids=RESUMED)
-def test_a_resumed_subscription_begins_where_it_was_or_not_at_all(next_seq: int) -> None:
+@pytest.mark.parametrize(("next_seq", "error"), RESUMED.values(), ids=RESUMED)
+def test_a_resumed_subscription_begins_where_it_was_or_not_at_all(next_seq: int, error: type[LanyingError]) -> None:
     cursor = begun()
     cursor.pushed(push_of(0, 3, ITEMS[:1]))
     assert [message.seq for message in cursor.take()] == [1, 2, 3]
-    with pytest.raises(ContinuityError):
+    with pytest.raises(error):
         cursor.subscribed(Subscribed(next_seq, 100))
 
 
@@ -165,8 +165,16 @@ def test_a_node_that_begins_before_the_seq_that_was_asked_for_is_refused() -> No
         cursor.subscribed(Subscribed(4, 100))
 
 
-def test_the_first_subscription_may_begin_behind_what_retention_dropped() -> None:
+def test_a_seq_that_retention_dropped_is_told_with_the_first_there_is() -> None:
     cursor = Cursor((">",), Start(Origin.SEQ, 5))
+    with pytest.raises(Trimmed, match="messages 5 to 7 are not kept any more") as caught:
+        cursor.subscribed(Subscribed(8, 100))
+    assert caught.value.hint == "8"
+
+
+@pytest.mark.parametrize("start", [Start(Origin.FIRST), Start(Origin.TIME, 9)], ids=["first", "time"])
+def test_who_names_no_seq_begins_behind_what_retention_dropped(start: Start) -> None:
+    cursor = Cursor((">",), start)
     cursor.subscribed(Subscribed(8, 100))
     assert cursor.start == Start(Origin.SEQ, 8)
 

@@ -46,6 +46,8 @@ def sample(kind: type[wire.Message]) -> wire.Message:
         wire.TopicsReply: wire.TopicsReply(()),
         wire.Error: wire.Error("busy", errors.Outcome.DEFINITE, ""),
         wire.Transferred: wire.Transferred("n1"),
+        wire.LogSet: wire.LogSet({"bytes": None}),
+        wire.LogInfoReply: wire.LogInfoReply({}),
     }
     return made[kind] if kind in made else kind()
 

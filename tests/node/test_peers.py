@@ -14,7 +14,7 @@ import trio.testing
 from lanyinglog.config import Address
 from lanyinglog.raft import peers as peers_module
 from lanyinglog.raft.messages import Alive, Append, PeerMessage, to_parts
-from lanyinglog.raft.peers import Outbox, PeerIdentity, PeerNetwork
+from lanyinglog.raft.peers import PEER_VERSION, Outbox, PeerIdentity, PeerNetwork
 from lanyinglog.store.log_store import Entry, entry_crc
 from lanyinglog.wire.frames import encode_frame
 
@@ -139,13 +139,13 @@ async def test_a_link_that_breaks_under_a_write_is_dialled_again(monkeypatch: py
 
 
 async def introduce(stream: trio.SocketStream, to: Node) -> None:
-    hello = {"version": 1, "cluster": "c", "node": "n1", "to": to.name, "client": "x:1", "nonce": b"n" * 16}
+    hello = {"version": PEER_VERSION, "cluster": "c", "node": "n1", "to": to.name, "client": "x:1", "nonce": b"n" * 16}
     await stream.send_all(encode_frame(128, 0, hello))
     await stream.receive_some(4096)
     await stream.send_all(encode_frame(140, 0, {"proof": b""}))
 
 
-HELLO = {"version": 1, "cluster": "c", "node": "n1", "to": "n2", "client": "x:1", "nonce": b"n" * 16}
+HELLO = {"version": PEER_VERSION, "cluster": "c", "node": "n1", "to": "n2", "client": "x:1", "nonce": b"n" * 16}
 
 
 def _garbage(rng: random.Random) -> bytes:

@@ -29,6 +29,9 @@ from lanyinglog.wire.messages import (
     Error,
     Hello,
     Limits,
+    LogInfo,
+    LogInfoReply,
+    LogSet,
     Message,
     Origin,
     Ping,
@@ -75,6 +78,8 @@ EXAMPLES: dict[type[Message], Message] = {
         Topics(after="orders.eu"),
         Ping(),
         Transfer(node="n2"),
+        LogInfo(),
+        LogSet({"age_s": 3_600, "bytes": None}),
         Welcome(1, "n1", "test", "127.0.0.1:7420", Limits()),
         Acked(7, 5, 1_700_000_000_000_000_000),
         Subscribed(5, 11),
@@ -85,6 +90,7 @@ EXAMPLES: dict[type[Message], Message] = {
         Pong(),
         Error.of(NotLeader("n1 follows n2", hint="127.0.0.1:7421")),
         Transferred("n2"),
+        LogInfoReply({"log": "main", "max_bytes": 1 << 28, "first_seq": 5}),
     )
 }
 
@@ -154,6 +160,8 @@ STRATEGIES: dict[type[Message], st.SearchStrategy[Message]] = {
     Topics: st.builds(Topics, _names, _names),
     Ping: st.just(Ping()),
     Transfer: st.builds(Transfer, _names, st.none() | _names),
+    LogInfo: st.builds(LogInfo, _names),
+    LogSet: st.builds(LogSet, st.dictionaries(_names, st.none() | _seqs, max_size=4), _names),
     Welcome: st.builds(
         Welcome,
         st.integers(1, 0xFFFF),
@@ -171,6 +179,7 @@ STRATEGIES: dict[type[Message], st.SearchStrategy[Message]] = {
     Pong: st.just(Pong()),
     Error: st.builds(Error, _names, st.sampled_from(Outcome), st.text(max_size=300), st.none() | _names),
     Transferred: st.builds(Transferred, _names),
+    LogInfoReply: st.builds(LogInfoReply, st.dictionaries(_names, _plain, max_size=5)),
 }
 
 
