@@ -1,8 +1,9 @@
 """One node's data directory: it outlives the processes that use it, and it is what promises are checked against.
 
 `synced` is the simulator's own record of what a power cut can't take: ``index -> (term, CRC)``, kept beside whichever
-store is under test. A transaction that was under way when its process died is on the disk whole or not at all, as LMDB
-has it; which of the two is drawn by lot.
+store is under test; what is trimmed, or stands behind a snapshot, counts as there. A transaction that was under way
+when its process died is on the disk whole or not at all, as LMDB has it; which of the two is drawn by lot. A disk that
+is replaced by an empty one remembers in `lost` what it had: it was there when others were told so.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ from __future__ import annotations
 import errno
 import random
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from lanyinglog.errors import StorageFull
 from lanyinglog.store.environment import LmdbStore
 from lanyinglog.store.log_store import HardState, LogStore, Writes
 from lanyinglog.store.memory import MemoryDisk, MemoryStore
+from lanyinglog.store.state import State
 
 MAP_BYTES = 1 << 28
 
@@ -24,12 +27,20 @@ class Disk:
     """The disk of ``node``; on LMDB in ``directory`` if one is given, else in memory."""
 
     skips_sync = False  # a planted defect
+    about_to_install: Callable[[int], None]
+    """Told the first index of a snapshot before it replaces the log."""
 
     def __init__(self, node: str, source: random.Random, directory: Path | None = None) -> None:
         self.node = node
         self.synced: dict[int, tuple[int, int]] = {}
+        self.first = 1
         self.last = 0
-        """The last entry in ``synced``."""
+        """The first and last entry in ``synced``."""
+        self.lost: dict[int, tuple[int, int]] = {}
+        """What was in ``synced`` when the disk was replaced."""
+        self.trimmed: dict[int, tuple[int, int]] = {}
+        """What was in ``synced`` when retention took it."""
+        self.wipes = 0
         self.hard = HardState()
         """Term and vote in ``synced``."""
         self.full = False
@@ -40,10 +51,11 @@ class Disk:
         """Entries with flipped bits."""
         self._source = source
         self._directory = directory
-        self._content = MemoryDisk()
+        self._content = _empty()
         self._store: LogStore | None = None
         self._under_way: Writes | None = None
-        self.unsynced: tuple[MemoryDisk, dict[int, tuple[int, int]]] | None = None
+        self._joined = False
+        self.unsynced: tuple[MemoryDisk, dict[int, tuple[int, int]], int] | None = None
         """What a power cut goes back to, where a planted defect leaves out the sync."""
 
     # ------------------------------------------------------------------------------------------------ the process
@@ -54,7 +66,14 @@ class Disk:
             self._store = MemoryStore(self._content)
         else:
             self._store = LmdbStore.open(self._directory, node=self.node, cluster="sim", map_bytes=MAP_BYTES)
+        while self._store.install_step():
+            pass  # as `node._finish_installation`
         return self._store
+
+    @property
+    def joined(self) -> bool:
+        """Whether the node knows what it may have promised; as of the last process that wrote here."""
+        return self._joined
 
     def begin(self, writes: Writes) -> None:
         """The process has handed a transaction to the store."""
@@ -76,7 +95,9 @@ class Disk:
     def _land(self, writes: Writes) -> None:
         assert self._store is not None
         if self.skips_sync and self.unsynced is None:
-            self.unsynced = (self._content.copy(), dict(self.synced))
+            self.unsynced = (self._content.copy(), dict(self.synced), self.first)
+        if writes.install is not None:
+            self.about_to_install(writes.install[0].index)
         self._store.write(writes)
         if writes.truncate_from is not None:
             for index in range(writes.truncate_from, self.last + 1):
@@ -88,6 +109,53 @@ class Disk:
             self.last = entry.index
         if writes.hard_state is not None:
             self.hard = writes.hard_state
+        self._joined = self._joined or writes.joined
+        if writes.trim is not None:
+            self._forget_below(writes.trim.first)
+        if writes.install is not None:
+            self._forget_below(writes.install[0].index)
+            self.synced = {entry.index: (entry.term, entry.crc) for entry in writes.install}
+            self.last = writes.install[-1].index
+            self.damaged.clear()
+
+    def _forget_below(self, first: int) -> None:
+        for index in range(self.first, first):
+            gone = self.synced.pop(index, None)
+            if gone is not None:
+                self.trimmed[index] = gone
+            self.damaged.discard(index)
+        self.first = first
+
+    def install_step(self) -> bool:
+        """A step of the installation; whether there are more. `StorageFull`, `OSError` as `finish`."""
+        assert self._store is not None
+        if self.full:
+            raise StorageFull("the simulated disk is full")
+        if self.broken:
+            raise OSError(errno.EIO, "the simulated disk failed")
+        return self._store.install_step()
+
+    def holds(self, index: int, entry: tuple[int, int]) -> bool:
+        """Whether ``entry``, (term, CRC), or a state that has it in it, is here at ``index``."""
+        synced, first = (self.unsynced[1], self.unsynced[2]) if self.unsynced is not None else (self.synced, self.first)
+        return index < first or synced.get(index) == entry
+
+    def held(self, index: int, entry: tuple[int, int]) -> bool:
+        """Whether it is here, or was when the disk was lost."""
+        return self.holds(index, entry) or self.lost.get(index) == entry
+
+    def wipe(self) -> None:
+        """The disk is replaced by an empty one; no process is using it."""
+        assert self._store is None
+        self.lost.update(self.synced)
+        self.lost.update(self.trimmed)
+        self.synced, self.first, self.last, self.hard = {}, 1, 0, HardState()
+        self.damaged.clear()
+        self.unsynced, self._joined = None, False
+        self.wipes += 1
+        self._content = _empty()
+        if self._directory is not None:
+            shutil.rmtree(self._directory, ignore_errors=True)
 
     def process_died(self, *, power: bool) -> None:
         """The process is gone; with ``power`` so is what was not synced."""
@@ -99,8 +167,8 @@ class Disk:
             self._store.close()
             self._store = None
         if power and self.unsynced is not None:
-            content, synced = self.unsynced
-            self._content, self.synced, self.unsynced = content, synced, None
+            content, synced, first = self.unsynced
+            self._content, self.synced, self.first, self.unsynced = content, synced, first, None
             self.last = max(synced, default=0)
 
     def sync(self) -> None:
@@ -126,3 +194,8 @@ class Disk:
             self._store = None
         if self._directory is not None:
             shutil.rmtree(self._directory, ignore_errors=True)
+
+
+def _empty() -> MemoryDisk:
+    """As a directory is made: its node does not know what it may have promised in another one."""
+    return MemoryDisk(State(joined=False))

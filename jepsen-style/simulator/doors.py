@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lanyinglog.batcher import Ticket
-from lanyinglog.errors import LanyingError, Outcome
+from lanyinglog.errors import LanyingError, Outcome, Trimmed
 from lanyinglog.record import BatchView, parse_batch
 from lanyinglog.service import Ack, Page
 from lanyinglog.tail import History
@@ -104,7 +104,7 @@ class Doors:
         for session in list(self.sessions.values()):
             self._settle(session)
             self._work(session)
-            for subscription in session.subscriptions.values():
+            for subscription in list(session.subscriptions.values()):
                 self._read(subscription)
 
     # --------------------------------------------------------------------------------------------------- requests
@@ -131,15 +131,16 @@ class Doors:
             session.unacknowledged.append((request, core.submit(batch, self._node.now), batch))
             self._node.wake()
         elif isinstance(message, Subscribe):
-            next_seq = message.start.value if message.start.origin is Origin.SEQ else 1
+            next_seq = max(message.start.value if message.start.origin is Origin.SEQ else 1, core.first_seq)
             subscription = Subscription(session, request, message.filters, next_seq - 1, message.credit_messages)
             session.subscriptions[request] = subscription
             session.connection.to_client((request, Subscribed(next_seq, core.tail.last_seq)))
             self._read(subscription)
         elif isinstance(message, Credit):
-            subscription = session.subscriptions[request]
-            subscription.credit += message.credit_messages
-            self._read(subscription)
+            subscription = session.subscriptions.get(request)
+            if subscription is not None:
+                subscription.credit += message.credit_messages
+                self._read(subscription)
         elif isinstance(message, Ping):
             session.connection.to_client((request, Pong()))
 
@@ -174,7 +175,12 @@ class Doors:
     def _read(self, subscription: Subscription) -> None:
         node = self._node
         tail = node.core.tail
-        if subscription.reading or subscription.credit <= 0 or tail.last_seq <= subscription.cursor:
+        if (
+            self._node.installing
+            or subscription.reading
+            or subscription.credit <= 0
+            or tail.last_seq <= subscription.cursor
+        ):
             return
         subscription.reading = True
         hot = tail.holds(subscription.cursor + 1)
@@ -186,6 +192,9 @@ class Doors:
         subscription.reading = False
         core = self._node.core
         after = subscription.cursor
+        if self._node.installing or after + 1 < core.first_seq:
+            self._end(subscription, Trimmed(f"message {after + 1} is not kept any more", hint=str(core.first_seq)))
+            return
         matches = matcher(subscription.filters)
         bounds = {"messages_max": subscription.credit, "bytes_max": PAGE_BYTES_MAX}
         if hot and core.tail.holds(after + 1):
@@ -198,6 +207,11 @@ class Doors:
             page = history.read(after=after, matches=matches, topic_numbers=numbers, **bounds)
         self._push(subscription, page)
         self._read(subscription)
+
+    def _end(self, subscription: Subscription, error: LanyingError) -> None:
+        session = subscription.session
+        session.subscriptions.pop(subscription.request, None)
+        session.connection.to_client((subscription.request, Error.of(error)))
 
     def _push(self, subscription: Subscription, page: Page) -> None:
         if page.through < subscription.cursor:

@@ -48,6 +48,7 @@ class Ending:
             self._leader_is_cut_off()
         self._within("all nodes have the same log", self._is_even)
         self._check_state()
+        self._check_bases()
         self._within("all subscribers read to the end", self._all_read)
         self._check_batches()
 
@@ -81,7 +82,8 @@ class Ending:
         nodes = self._sound()
         last = {node.core.replica.journal.last_index if node.alive else -1 for node in nodes}
         applied = {node.core.machine.applied if node.alive else -2 for node in nodes}
-        return last == applied and len(last) == 1
+        joined = all(node.alive and not node.installing and node.disk.joined for node in nodes)
+        return last == applied and len(last) == 1 and joined
 
     def _all_read(self) -> bool:
         last = len(self._world.ledger.messages)
@@ -149,6 +151,23 @@ class Ending:
                 words = f"{node.name} and {first[0]} have applied the same entries and differ in their tables"
                 raise Violation("state-machine safety", words, ("node", node.name))
 
+    def _check_bases(self) -> None:
+        """The base of each node, from which a snapshot is made, is what replaying the log gives."""
+        bases: dict[int, list[tuple[str, StateMachine]]] = {}
+        for node in self._sound():
+            first, _ = node.store.bounds()
+            stored = StateMachine()
+            stored.load(first - 1, node.store.base_rows(first))
+            for base in (stored, node.core.trimmer.base):  # the one in memory may be ahead by a write
+                bases.setdefault(base.applied, []).append((node.name, base))
+        machine = StateMachine()
+        for committed in self._world.ledger.entries:
+            for name, base in bases.get(machine.applied, ()):
+                if fingerprint(base) != fingerprint(machine):
+                    words = f"the base of {name} is not the state as of entry {machine.applied}"
+                    raise Violation("snapshots", words, ("node", name))
+            machine.apply(machine.applied + 1, committed.command)
+
     def _check_batches(self) -> None:
         world = self._world
         for publisher in world.publishers:
@@ -171,4 +190,5 @@ def fingerprint(machine: StateMachine) -> bytes:
     producers._changed.update(producers._table)
     topics._changed.update(topics._table)
     rows = {**producers.take_changes(), **topics.take_changes()[0]}
-    return repr((machine.applied, machine.last_seq, machine.last_timestamp, sorted(rows.items()))).encode()
+    numbers = (machine.applied, machine.last_seq, machine.last_timestamp, machine.end_bytes)
+    return repr((numbers, machine.retention, machine.first_index, machine.first_seq, sorted(rows.items()))).encode()

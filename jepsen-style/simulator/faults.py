@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from simulator.operator import Operator
+
 if TYPE_CHECKING:
     from simulator.node import Node
     from simulator.world import World
@@ -21,11 +23,13 @@ class Faults:
         self._plan = world.plan
         self._scale = world.plan.timing.election_timeout_s
         self._healed = False
+        self._operator = Operator(world)
 
     def start(self) -> None:
         """Schedule the first of each."""
         for name in self._plan.rates:
             self._schedule(name)
+        self._operator.begin()
 
     def _schedule(self, name: str) -> None:
         self._world.schedule.after(self._source.expovariate(self._plan.rates[name]), self._strike, name)
@@ -44,6 +48,7 @@ class Faults:
         self._healed = True
         world = self._world
         world.note("heal")
+        world.plan.install_kills = 0.0
         for node in world.nodes.values():
             node.fuse = None
             node.slow_s = 0.0
@@ -304,9 +309,35 @@ class Faults:
         victims = self._world.names[: (len(self._world.names) - 1) // 2]
         if not victims:
             return None
+        if not self._all_joined():
+            return None  # one disk at a time: who has lost his needs all others
         node = self._world.nodes[self._source.choice(victims)]
         index = node.disk.flip()
         return None if index is None else f"{node.name} entry {index}"
+
+    def _all_joined(self) -> bool:
+        """Whether no node has a disk that is new to it, nor damaged, nor lost."""
+        nodes = self._world.nodes.values()
+        return all(node.disk.joined and not node.disk.damaged and not node.lost_for_good for node in nodes)
+
+    def _wipe(self) -> str | None:
+        """A node comes back with an empty disk."""
+        node = self._one()
+        if len(self._world.names) < 3 or not self._all_joined():
+            return None
+        node.die("its disk is lost", power=True)
+        node.disk.wipe()
+        self._restart_later(node)
+        return node.name
+
+    def _long_gone(self) -> str | None:
+        """A node is away for so long that the log does not wait for it."""
+        node = self._one()
+        if not node.alive or sum(not other.alive for other in self._world.nodes.values()):
+            return None
+        node.die("killed for long")
+        self._world.schedule.after(self._scale * self._source.uniform(4, 10), node.start)
+        return node.name
 
     # ------------------------------------------------------------------------------------------------- leadership
     def _transfer(self) -> str | None:

@@ -12,6 +12,8 @@
 | the window, the resends and the back-tracking are bounded | audit 4, 18, 21, 23 |
 | who is behind is told the term | audit 16 |
 | every ticket is answered | audit 19 |
+| only what is committed is trimmed; a snapshot takes the place of no entry that the log goes on with | P1, audit 2-4 |
+| a leader counts on nothing that a node had before it lost its disk, once it was told | `raft.joining` |
 
 Hooks are put on each new core's journal and machine as plain attributes of those objects: the product's code is as it
 is on disk.
@@ -23,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from lanyinglog.machine.commands import NO_OP
 from lanyinglog.machine.state_machine import Applied
-from lanyinglog.raft.messages import Append, Appended, Committed, Heartbeat, PeerMessage, Vote, VoteRequest
+from lanyinglog.raft.messages import Append, Appended, Committed, Heartbeat, Join, PeerMessage, Vote, VoteRequest
 from lanyinglog.store.log_store import entry_crc
 from simulator.history import Violation
 from simulator.network import check_window
@@ -43,7 +45,10 @@ class Seen:
         self.commit = 0
         self.durable = 0
         self.log: list[tuple[int, int]] = [(0, FIRST_CRC)]
-        """(term, CRC) of each entry of its log, from index 1 on: looking here reads nothing from the product."""
+        """(term, CRC) of each entry of its log, from index 1 on, those that are trimmed as they were committed:
+        looking here reads nothing from the product."""
+        self.told_wipes: dict[str, int] = {}
+        """Peer -> how often it had lost its disk when it last said so."""
         self.led_term = 0
         self.matches: dict[str, int] = {}
         self.rewound: dict[str, int] = {}
@@ -61,6 +66,7 @@ class Invariants:
         self._votes: dict[tuple[str, int], str] = {}  # voter, term -> for whom
         self._entries: dict[tuple[int, int], tuple[int, int]] = {}  # index, term -> CRC, term of the entry before
         self._rewound_before = 0
+        self._wipes_told: dict[int, int] = {}  # number of a `Join` -> how often its sender had lost its disk
         self.committed: list[tuple[int, int]] = []
         """(term, CRC) of each entry that any node knew to be committed, from index 1 on."""
         self._committed_in: list[int] = []  # the term in which a node knew so first: a later one than the entry's own
@@ -94,11 +100,25 @@ class Invariants:
         machine.apply = watched_apply  # type: ignore[method-assign]
         self._check_start(node)
 
+    def node_renewed(self, node: Node) -> None:
+        """A snapshot has replaced the log of ``node``: a new life, which knows no less than the old one."""
+        commit = self._seen[node.name].commit
+        self.node_started(node)
+        now = node.core.replica.engine.commit
+        if now < commit:
+            words = f"{node.name} had committed {commit}; by the snapshot it is {now}"
+            raise Violation("commit never falls", words, ("node", node.name), ("entry", commit))
+
     def _check_start(self, node: Node) -> None:
         """What a node finds on its disk is what it, or nobody, wrote."""
         journal, machine = node.core.replica.journal, node.core.machine
         log = self._seen[node.name].log
-        for index in range(2, node.disk.last + 1):
+        first = node.disk.first
+        if journal.first_index != first or first - 1 > len(self.committed):
+            words = f"{node.name} starts at entry {journal.first_index}; its disk begins at {first}"
+            raise Violation("only the committed is trimmed", words, ("node", node.name), ("entry", first))
+        log[1:] = self.committed[1 : first - 1]
+        for index in range(max(2, first), node.disk.last + 1):
             term, crc = node.disk.synced[index]
             self._check_entry(node, index, term, crc, log[-1][0])
             log.append((term, crc))
@@ -191,8 +211,8 @@ class Invariants:
             raise Violation("P1 durable", words, ("entry", index))
 
     def _holds(self, node: Node, index: int, entry: tuple[int, int]) -> bool:
-        synced = node.disk.unsynced[1] if node.disk.unsynced is not None else node.disk.synced
-        return synced.get(index) == entry
+        """A disk that was lost counts: it had the entry when the node said so, and none but one is lost at a time."""
+        return node.disk.held(index, entry)
 
     # ---------------------------------------------------------------------------------------------------- leaders
     def _check_leader(self, node: Node, seen: Seen) -> None:
@@ -237,9 +257,29 @@ class Invariants:
         log, disk = self._seen[node.name].log, self._world.nodes[peer].disk
         if disk.hard.term > node.core.replica.engine.term:
             return  # it follows another by now: this leader's time is over, and it can commit no more with this one
-        if match > len(log) or disk.synced.get(match) != log[match - 1]:
+        told = self._seen[node.name].told_wipes.get(peer, 0) == disk.wipes
+        if match > len(log) or not (disk.holds if told else disk.held)(match, log[match - 1]):
             words = f"{node.name} counts {peer} for entry {match}, which is not on that disk"
             raise Violation("a leader counts what is on disk", words, ("entry", match), ("node", peer))
+
+    def _check_forgets(self, node: Node, newcomer: str, wipes: int) -> None:
+        """``newcomer`` told that it lost its disk so often: what it had is not counted on any more."""
+        seen, disk = self._seen[node.name], self._world.nodes[newcomer].disk
+        seen.told_wipes[newcomer] = wipes
+        match = node.core.replica.engine.match_index(newcomer)
+        if wipes == disk.wipes and match > 1 and not disk.holds(match, seen.log[match - 1]):
+            words = f"{node.name} counts {newcomer} for entry {match}, though it said that it lost its disk"
+            raise Violation("a leader counts what is on disk", words, ("entry", match), ("node", newcomer))
+
+    def check_install(self, node: Node, first: int) -> None:
+        """A snapshot is about to take the place of the log of ``node``; it ends with entry ``first`` + 1."""
+        if first + 1 > len(self.committed):
+            words = f"{node.name} installs a snapshot up to entry {first + 1}, committed are {len(self.committed)}"
+            raise Violation("snapshots are committed", words, ("node", node.name), ("entry", first + 1))
+        disk = node.disk
+        if disk.last > first and disk.holds(first + 1, self.committed[first]):
+            words = f"{node.name} drops entries up to {disk.last} for a snapshot that ends at {first + 1}"
+            raise Violation("committed entries stay", words, ("node", node.name), ("entry", first + 1))
 
     # --------------------------------------------------------------------------------------------------- messages
     def leaving(self, node: Node, to: str, message: PeerMessage) -> None:
@@ -250,6 +290,8 @@ class Invariants:
             self._vote(node, message.term, node.name)
         elif isinstance(message, Appended) and message.success:
             self._check_answer(node, to, message)
+        elif isinstance(message, Join):
+            self._wipes_told[message.number] = node.disk.wipes
         elif isinstance(message, Append) and message.entries:
             self._check_resend(node, to, message)
         elif isinstance(message, Appended) and not message.success:
@@ -272,7 +314,7 @@ class Invariants:
         log, match = self._seen[node.name].log, message.match
         if message.term != node.core.replica.engine.term or match <= 1:
             return  # of an earlier term: what it says may be cut off by now, and its reader knows
-        if match > len(log) or node.disk.synced.get(match) != log[match - 1]:
+        if match > len(log) or not node.disk.holds(match, log[match - 1]):
             words = f"{node.name} tells {to} that it has entry {match}, and it is not on its disk"
             raise Violation("sync, then speak", words, ("entry", match), ("node", node.name))
 
@@ -314,6 +356,8 @@ class Invariants:
     def after_receive(self, node: Node, sender: str, message: Any) -> None:
         """``node`` has taken ``message``."""
         replica = node.core.replica
+        if isinstance(message, Join) and replica.leads:
+            self._check_forgets(node, sender, self._wipes_told[message.number])
         if isinstance(message, Appended) and not message.success:
             follower = replica.guard.followers.get(sender)
             if follower and follower.rewound_at != self._rewound_before and message.number < self._rewound_before:
@@ -321,7 +365,9 @@ class Invariants:
                     f"{node.name} goes back for {sender} by an answer to append {message.number}, sent before the last"
                 )
                 raise Violation("stale refusals", words, ("node", node.name), ("node", sender))
-        if isinstance(message, Append | Heartbeat | Committed | VoteRequest) and message.term < replica.engine.term:
+        is_deaf = node.installing or replica.joining is not None  # a newcomer speaks of its own accord
+        is_late = isinstance(message, Append | Heartbeat | Committed | VoteRequest)
+        if is_late and not is_deaf and message.term < replica.engine.term:
             outbox = replica.guard.outbox
             if not any(one.to == sender and one.message.term >= replica.engine.term for one in outbox):
                 words = f"{node.name} does not tell {sender}, in term {message.term}, of term {replica.engine.term}"

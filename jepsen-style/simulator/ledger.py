@@ -49,6 +49,7 @@ class Committed:
     term: int
     crc: int
     applied: Applied
+    command: bytes = NO_OP
 
 
 class Ledger:
@@ -59,6 +60,9 @@ class Ledger:
         first = Applied(EntryRecord(1, 1, 0, 0), (), ())  # the no-op that every node writes itself
         self.entries = [Committed(0, entry_crc(1, 0, NO_OP), first)]
         self.messages: list[Message] = []
+        """All that were ever visible, those that retention took included."""
+        self.first_seq = 1
+        """Where the log begins by the newest trim that anybody applied."""
         self._index_of: list[int] = []  # seq - 1 -> entry index
         self._batch_of: dict[bytes, tuple[SentBatch, int]] = {}  # token -> batch, place in it
         self._newest: dict[str, int] = {}  # client -> ordinal of its newest visible batch
@@ -81,8 +85,9 @@ class Ledger:
             words = f"{node.name} applies entry {index}, and nobody has applied {len(self.entries) + 1}"
             raise Violation("state-machine safety", words, ("entry", index))
         if index == len(self.entries) + 1:
-            self.entries.append(Committed(entry.term, entry.crc, applied))
+            self.entries.append(Committed(entry.term, entry.crc, applied, entry.command))
             self._extend(index, entry, applied)
+            self._check_trim(node)
             return
         known = self.entries[index - 1]
         if (known.term, known.crc) != (entry.term, entry.crc):
@@ -122,6 +127,20 @@ class Ledger:
                 self._index_of.append(index)
         if expected:
             self._torn(index, expected[0][0])
+
+    def _check_trim(self, node: Node) -> None:
+        """``node`` is the first to apply this entry: where does the log begin by it, and is enough left?"""
+        machine, limit = node.core.machine, self._world.plan.keep_messages
+        if machine.first_seq == self.first_seq:
+            return
+        if machine.first_seq < self.first_seq or machine.first_seq > len(self.messages) + 1:
+            words = f"the log begins at seq {machine.first_seq}; it began at {self.first_seq}"
+            raise Violation("retention", words, ("node", node.name))
+        self.first_seq = machine.first_seq
+        self._world.count("trim")
+        kept = len(self.messages) + 1 - self.first_seq
+        if limit is not None and self._world.plan.keep_age_s is None and kept < limit:
+            raise Violation("retention", f"{kept} messages are kept, the limit is {limit}", ("node", node.name))
 
     def _check_next(self, index: int, message: Message) -> None:
         if message.seq != len(self.messages) + 1:
@@ -194,6 +213,12 @@ class Ledger:
         if known != message:
             words = f"{reader} got {message} from {node}; it is {known}"
             raise Violation("P2 one order", words, ("client", reader), ("entry", self._index_of[message.seq - 1]))
+
+    def check_begins(self, reader: str, node: str, *, asked: int, begins_at: int) -> None:
+        """``node`` has ``reader`` begin at ``begins_at``, who asked for ``asked``: because what is between is gone?"""
+        if begins_at > max(asked, self.first_seq):
+            words = f"{reader} asked {node} for seq {asked}, it begins at {begins_at}, the log at {self.first_seq}"
+            raise Violation("retention", words, ("client", reader), ("node", node))
 
 
 def _gist(result: Ack | LanyingError) -> object:

@@ -69,6 +69,8 @@ class Node:
         self.alive = False
         self.paused = False
         self.stopping = False
+        self.installing = False
+        """A snapshot is replacing its log: as in `CommitLoop`, it hears and says nothing."""
         self.lost_for_good = False
         """Its disk is damaged and it knows: it will not start again."""
         self.fuse: int | None = None
@@ -77,6 +79,7 @@ class Node:
         self.core: LogCore
         self.store: LogStore
         self.doors = Doors(self)
+        disk.about_to_install = lambda first: world.invariants.check_install(self, first)
         self._held: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
         self._woken = False
         self._timer = 0.0
@@ -97,28 +100,15 @@ class Node:
         """A new process on the same disk."""
         if self.alive or self.lost_for_good:
             return
-        plan = self.world.plan
         self.life += 1
+        self.installing = False
         self._woken = self._writer_woken = self.paused = self.stopping = False
         self._held.clear()
         self.fuse = None
         self.doors = Doors(self)
         try:
             self.store = self.disk.open()
-            self.core = LogCore(
-                node=self.name,
-                members=self.world.names,
-                store=self.store,
-                timing=plan.timing,
-                uniform=self.world.source.uniform,
-                now=self.now,
-                limits=BatcherLimits(
-                    entries_in_flight_max=plan.entries_in_flight_max,
-                    deadline_s=DEADLINE_S * plan.timing.election_timeout_s,
-                ),
-                cache_bytes_max=plan.cache_bytes_max,
-                checkpoint_entries=plan.checkpoint_entries,
-            )
+            self.core = self.make_core()
         except (CorruptEntry, StoreError) as error:
             self._refuse_to_start(error)
             return
@@ -126,11 +116,31 @@ class Node:
             words = f"{self.name} breaks at its start: {type(error).__name__}: {error}"
             raise Violation("total", words, ("node", self.name)) from error
         self.alive = True
-        self.core.leader_hint = lambda: self.core.replica.engine.leader
         self.world.note("start", ("node", self.name), f"last={self.core.replica.journal.last_index}")
         self.world.invariants.node_started(self)
         self.world.network.node_started(self.name)
         self.begin()
+
+    def make_core(self) -> LogCore:
+        """As `node._make_core`."""
+        plan = self.world.plan
+        core = LogCore(
+            node=self.name,
+            members=self.world.names,
+            store=self.store,
+            timing=plan.timing,
+            uniform=self.world.source.uniform,
+            now=self.now,
+            limits=BatcherLimits(
+                entries_in_flight_max=plan.entries_in_flight_max,
+                deadline_s=DEADLINE_S * plan.timing.election_timeout_s,
+            ),
+            cache_bytes_max=plan.cache_bytes_max,
+            checkpoint_entries=plan.checkpoint_entries,
+            newcomer=not self.store.joined(),
+        )
+        core.leader_hint = lambda: core.replica.engine.leader
+        return core
 
     def begin(self) -> None:
         """The loop's first turn."""
@@ -197,7 +207,7 @@ class Node:
         except BREAKS as error:
             words = f"{self.name} breaks: {type(error).__name__}: {error}"
             raise Violation("total", words, ("node", self.name)) from error
-        if self.alive:
+        if self.alive and not self.installing:
             self.world.invariants.check(self)
 
     def _point(self) -> None:
@@ -221,6 +231,8 @@ class Node:
 
     def take(self, sender: str, message: PeerMessage) -> None:
         """As `CommitLoop.receive`."""
+        if self.installing:
+            return
         self.core.receive(sender, message, self.now)
         self.wake()
 
@@ -231,6 +243,8 @@ class Node:
 
     def take_link_change(self, peer: str, up: bool) -> None:
         """As `CommitLoop.peer_link_changed`."""
+        if self.installing:
+            return
         if up:
             self.core.replica.peer_connected(peer, self.now)
         else:
@@ -245,6 +259,8 @@ class Node:
 
     def _turn(self) -> None:
         self._woken = False
+        if self.installing:
+            return
         core = self.core
         core.advance(self.now, self.clock.wall_ns(self.world.schedule.now))
         self._point()
@@ -282,7 +298,7 @@ class Node:
 
     def _begin_write(self) -> None:
         self._writer_woken = False
-        if self.core.wants_write and not self.stopping:
+        if self.core.wants_write and not self.stopping and not self.installing:
             self._begin(self.core.begin_write())
 
     def _begin(self, writes: Writes) -> None:
@@ -319,19 +335,68 @@ class Node:
         self.world.note("written", ("node", self.name), *self.parts(writes))
         self.core.end_write(writes, self.now)
         self._point()
+        if writes.stage is not None and self.world.source.random() < self.world.plan.install_kills:
+            raise ProcessDied
+        if self.core.installed:
+            self.begin_install()
+            return
         self.wake()
         if self.stopping:
             self._last_write()
+
+    # --------------------------------------------------------------------------------------------------- snapshots
+    def begin_install(self) -> None:
+        """As `CommitLoop._install`."""
+        self.installing = True
+        self.world.count("installation")
+        self.world.note("install", ("node", self.name), ("entry", self.disk.first))
+        self._step_later(self.world.plan.disk_s)
+
+    def _step_later(self, delay_s: tuple[float, float]) -> None:
+        self.post(self.world.source.uniform(*delay_s) * self.disk.slow, self._step_install)
+
+    def _step_install(self) -> None:
+        self._point()
+        if self.world.source.random() < self.world.plan.install_kills:
+            raise ProcessDied
+        try:
+            more = self.disk.install_step()
+        except StorageFull:
+            retry = STORAGE_RETRY_S * self.world.plan.timing.election_timeout_s
+            self._step_later((retry, retry))
+            return
+        except OSError as error:
+            self.world.count("disk_error")
+            self.die(f"the disk failed: {error}")
+            return
+        if more:
+            self._step_later(self.world.plan.disk_s)
+            return
+        self.renewed(self.make_core())
+        self.core.advance(self.now, self.clock.wall_ns(self.world.schedule.now))
+        self.installing = False
+        self.wake()
+        if self.stopping:
+            self._last_write()
+
+    def renewed(self, core: LogCore) -> None:
+        """The log is another one."""
+        self.core = core
+        self.world.note("renewed", ("node", self.name), f"first={self.disk.first}")
+        self.world.invariants.node_renewed(self)
 
     # --------------------------------------------------------------------------------------------------- shutdown
     def stop_cleanly(self) -> None:
         """SIGTERM: one last transaction with the derived state, then the end."""
         if self.runs and not self.stopping:
             self.stopping = True
-            if not self.core.replica.journal.writing:
+            if not self.core.replica.journal.writing and not self.installing:
                 self.post(0.0, self._last_write)
 
     def _last_write(self) -> None:
+        if self.core.installed:
+            self.die("stopped in front of an installation")
+            return
         writes = self.core.begin_write(checkpoint=True)
         self.disk.begin(writes)
         try:
@@ -355,4 +420,12 @@ class Node:
             values.append(f"term={state.term} vote={state.vote} commit={state.commit}")
         if writes.checkpoint is not None:
             values.append(f"checkpoint={writes.checkpoint.applied}")
+        if writes.trim is not None:
+            values.append(f"trim={writes.trim.first}")
+        if writes.joined:
+            values.append("joined")
+        if writes.stage is not None:
+            values.append(f"stage={len(writes.stage.rows)} of {writes.stage.head}")
+        if writes.install is not None:
+            values.append(f"install={writes.install[0].index}")
         return values

@@ -34,6 +34,8 @@ FAULTS = (
     "corrupt",
     "transfer",
     "restart_cleanly",
+    "long_gone",
+    "wipe",
 )
 """Faults that happen now and then, each with a rate."""
 
@@ -71,6 +73,16 @@ class Plan:
     pause_between_batches_s: float = 0.05
     impatience: float = 0.0
     """How often a producer gives all up at an error."""
+    keep_messages: int | None = None
+    keep_age_s: int | None = None
+    """Limits of retention that the operator sets at the beginning."""
+    trim_step_entries: int = 64
+    excess_bytes_max: int = 256 << 20
+    snapshot_chunk_bytes: int = 256 << 10
+    snapshot_hold_s: float = 30.0
+    """The product's own constants, made small."""
+    install_kills: float = 0.0
+    """How often a node dies at a step of an installation."""
     bad_batches: float = 0.0
     """Share of batches whose bytes are damaged: every node refuses them."""
     stack: bool = False
@@ -87,6 +99,9 @@ class Plan:
             if getattr(self, name)
         )
         where = (" on lmdb" if self.lmdb else "") + (" on trio" if self.stack else "")
+        limits = {"messages": self.keep_messages, "s": self.keep_age_s}
+        keeps = " and ".join(f"{limit} {name}" for name, limit in limits.items() if limit is not None)
+        where += f", keeping {keeps}" if keeps else ""
         return (
             f"{self.nodes} nodes{where}, {self.producers} producers, {self.subscribers} subscribers,"
             f" {self.faults_s:.1f} s of [{faults}{'; ' + wire if wire else ''}]"
@@ -115,10 +130,26 @@ def make_plan(seed: int, source: random.Random) -> Plan:
     plan.real_wire = source.random() < 0.1
     plan.probes = nodes > 1 and source.random() < 0.25
     _choose_faults(plan, source)
+    _choose_retention(plan, source)
     if source.random() < 1 / 50:
         plan.stack, plan.probes, plan.drift = True, False, 0.0
         plan.rates.pop("pause", None)
     return plan
+
+
+def _choose_retention(plan: Plan, source: random.Random) -> None:
+    """Most seeds keep so little that the log is trimmed all the time."""
+    if source.random() < 0.3:
+        plan.rates.pop("wipe", None)
+    if source.random() < 0.65:
+        plan.keep_messages = source.choice((1, 5, 20, 100))
+    if source.random() < 0.1:
+        plan.keep_age_s = 1
+    plan.trim_step_entries = source.choice((1, 4, 64))
+    plan.excess_bytes_max = source.choice((0, 0, 2_000, 256 << 20))
+    plan.snapshot_chunk_bytes = source.choice((50, 50, 1_000, 256 << 10))
+    plan.snapshot_hold_s = plan.timing.election_timeout_s * source.choice((0.5, 5, 30))
+    plan.install_kills = source.choice((0.0, 0.0, 0.05, 0.3))
 
 
 def _choose_faults(plan: Plan, source: random.Random) -> None:

@@ -29,6 +29,7 @@ from lanyinglog.commit_loop import CommitLoop
 from lanyinglog.config import Limits
 from lanyinglog.errors import BadBatch, CorruptEntry, StoreError
 from lanyinglog.hosted_log import HostedLog
+from lanyinglog.log_core import LogCore
 from lanyinglog.raft.messages import PeerMessage
 from lanyinglog.record import BatchView, parse_batch
 from lanyinglog.service import Ack
@@ -130,7 +131,7 @@ def _twins(world: World) -> Iterator[None]:
         async with limiter:
             owner = getattr(call, "__self__", None)
             if isinstance(owner, StoreDoor):
-                return await owner.write_slowly(*arguments)
+                return await (owner.write_slowly(*arguments) if arguments else owner.install_slowly())
             await trio.sleep(world.source.uniform(*world.plan.disk_s))
             return call(*arguments)
 
@@ -177,6 +178,19 @@ class StoreDoor:
     def write(self, writes: Writes) -> None:
         raise AssertionError("writes run in a thread, or what stands for one")
 
+    def install_step(self) -> bool:
+        raise AssertionError("steps run in a thread, or what stands for one")
+
+    async def install_slowly(self) -> bool:
+        """A step of an installation."""
+        node = self._node
+        await trio.sleep(node.world.source.uniform(*node.world.plan.disk_s) * node.disk.slow)
+        if node.life != self._life:
+            raise StoreError("the process is gone")
+        if node.world.source.random() < node.world.plan.install_kills:
+            raise ProcessDied
+        return node.disk.install_step()
+
     async def write_slowly(self, writes: Writes) -> None:
         """As `Node` has it: the transaction is under way for a while, and then done."""
         node = self._node
@@ -207,6 +221,7 @@ class StackNode(Node):
             store=StoreDoor(self),  # type: ignore[arg-type]
             send=self._send,
             wall_ns=lambda: self.clock.wall_ns(self.world.schedule.now),
+            renew=self._renew,
         )
         turn = self.loop._turn
 
@@ -225,6 +240,11 @@ class StackNode(Node):
         )
         self.scope = trio.CancelScope()
         self.nursery.start_soon(self._live, self.life)
+
+    def _renew(self) -> LogCore:
+        self.world.count("installation")
+        self.renewed(self.make_core())
+        return self.core
 
     async def _live(self, life: int) -> None:
         """The loop and all sessions, until the node dies or is to stop."""

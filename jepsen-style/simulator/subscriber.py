@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lanyinglog.client.cursor import Cursor
-from lanyinglog.errors import LanyingError
+from lanyinglog.errors import LanyingError, Trimmed
 from lanyinglog.record import Message
 from lanyinglog.topics import matcher
 from lanyinglog.wire.frames import FrameDecoder
@@ -110,13 +110,26 @@ class Subscriber:
             elif isinstance(message, Push):
                 self._take(connection, message)
             elif isinstance(message, Subscribed):
-                self._cursor.subscribed(message)
+                self._begin(connection.node, message)
             elif isinstance(message, Error):
                 connection.close()
                 self._lost(connection)
         except LanyingError as error:
             words = f"{self.name} at {connection.node}: {error!r}"
             raise Violation("P2 continuity", words, ("client", self.name), ("node", connection.node)) from error
+
+    def _begin(self, node: str, message: Subscribed) -> None:
+        """It may be too late for what comes next; then go on with what there is."""
+        start, begins_at = self._cursor.start, message.next_seq
+        asked = start.value if start.origin is Origin.SEQ else 1
+        self._world.ledger.check_begins(self.name, node, asked=asked, begins_at=begins_at)
+        try:
+            self._cursor.subscribed(message)
+        except Trimmed:
+            self._world.count("message missed")
+            self._cursor = Cursor(self.filters, Start(Origin.SEQ, begins_at))
+            self._cursor.subscribed(message)
+        self._read_to = max(self._read_to, begins_at - 1)
 
     def _take(self, connection: Connection, push: Push) -> None:
         self._cursor.pushed(push)

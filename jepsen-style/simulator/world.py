@@ -11,12 +11,16 @@ import random
 import shutil
 import tempfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pysyncobj.node import Node as EngineNode
 
+from lanyinglog import log_core, trimmer
+from lanyinglog.raft import snapshots
 from simulator.disk import Disk
 from simulator.ending import Ending
 from simulator.faults import Faults
@@ -132,6 +136,29 @@ def _directory() -> Path:
     return Path(tempfile.mkdtemp(prefix="lanyinglog-simulation-", dir=memory if memory.is_dir() else None))
 
 
+@contextmanager
+def _small_constants(plan: Plan) -> Iterator[None]:
+    """Limits of the product that no run would reach."""
+    scale = plan.timing.election_timeout_s
+    changes = (
+        (trimmer, "STEP_ENTRIES_MAX", plan.trim_step_entries),
+        (trimmer, "UNLIMITED_EXCESS_BYTES_MAX", plan.excess_bytes_max),
+        (snapshots, "CHUNK_BYTES", plan.snapshot_chunk_bytes),
+        (snapshots, "HOLD_S", plan.snapshot_hold_s),
+        (snapshots, "ASK_AGAIN_S", snapshots.ASK_AGAIN_S * scale),
+        (log_core, "CHECKPOINT_S", log_core.CHECKPOINT_S * scale),
+        (log_core, "RETENTION_CHECK_S", log_core.RETENTION_CHECK_S * scale / 5),
+    )
+    before = [getattr(module, name) for module, name, _ in changes]
+    for module, name, value in changes:
+        setattr(module, name, value)
+    try:
+        yield
+    finally:
+        for (module, name, _), value in zip(changes, before, strict=True):
+            setattr(module, name, value)
+
+
 def simulate(seed: int, *, trace: bool = False, digest: bool = False) -> Outcome:
     """Run ``seed``. ``trace`` keeps every event as text, ``digest`` hashes them."""
     source = random.Random(seed)
@@ -144,10 +171,11 @@ def simulate_plan(plan: Plan, source: random.Random, *, trace: bool = False, dig
     world = World(plan, source)
     violation: Violation | None = None
     try:
-        if plan.stack:
-            run_on_trio(world)
-        else:
-            world.run()
+        with _small_constants(plan):
+            if plan.stack:
+                run_on_trio(world)
+            else:
+                world.run()
     except Violation as broken:
         violation = broken
     finally:
