@@ -24,6 +24,8 @@ CHECKS = (
     "hostile_input",
     "rot",
     "handover",
+    "retention",
+    "wipe",
 )
 """Modules of `acceptance.checks`, in the order in which they run. Each has a docstring, whose first line is the claim,
 and ``run(scale) -> figures``, which raises `Violated`."""
