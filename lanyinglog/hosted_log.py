@@ -229,12 +229,14 @@ class HostedLog:
         """What this node does that is not up to date, in words for people."""
         replica = self._core.replica
         if self._loop.installing:
-            return "installing snapshot"
+            return "it installs a snapshot"
         if replica.sink.percent is not None:
-            return f"snapshot {replica.sink.percent} %"
+            return f"it has {replica.sink.percent} % of a snapshot"
         if replica.joining is not None:
             missing = ", ".join(replica.joining.missing)
-            return f"joining: waits for {missing}" if missing else "joining: catches up"
+            if missing:
+                return f"its directory is new, and it takes no part until {missing} told it what it may have promised"
+            return "its directory is new, and it does not vote until it has caught up"
         return None
 
     def _leader_client(self) -> str | None:

@@ -29,8 +29,8 @@ from lanyinglog.machine.commands import (
 )
 from lanyinglog.machine.retention import encode_settings, encode_trim
 from lanyinglog.machine.state_machine import StateMachine
-from lanyinglog.raft.guard import Outgoing
 from lanyinglog.raft.messages import PeerMessage
+from lanyinglog.raft.outgoing import Outgoing
 from lanyinglog.raft.replica import Replica, Timing
 from lanyinglog.record import BatchView, skim_batch
 from lanyinglog.store.log_store import Entry, LogStore, Writes

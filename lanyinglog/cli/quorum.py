@@ -36,6 +36,7 @@ def remarks(rows: Sequence[Row]) -> list[str]:
         for row in rows
         if row.get("storage_full")
     ]
+    found += [f"{row['node']}: {row['catch_up']}" for row in rows if row.get("catch_up")]
     return found
 
 

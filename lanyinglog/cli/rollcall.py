@@ -20,11 +20,8 @@ from lanyinglog.errors import LanyingError, Unavailable
 from lanyinglog.wire.connection import Connection, Role
 from lanyinglog.wire.messages import Error, Hello, Message, Status, StatusReply, Welcome
 
-COLUMNS = (
-    "node", "pid", "client", "peer", "role", "term", "commit", "applied", "last_seq", "lag", "first_seq",
-    "file_bytes", "catch_up",
-)  # fmt: skip
-DROPPABLE = ("peer", "pid", "applied", "commit", "file_bytes", "client", "first_seq")
+COLUMNS = ("node", "pid", "client", "peer", "role", "term", "commit", "applied", "last_seq", "lag")
+DROPPABLE = ("peer", "pid", "applied", "commit", "client")
 """Columns that a narrow terminal does without, the first of them first."""
 ANSWER_S = 2.0
 """How long a node may take: one that needs longer can't lead either (two election timeouts)."""
@@ -72,16 +69,16 @@ def _ask_or_none(address: Address | None, timeout_s: float) -> dict[str, Any] | 
 
 # ------------------------------------------------------------------------------------------------------- all of them
 def roll(nodes: Mapping[str, Address | None], *, timeout_s: float = ANSWER_S) -> list[dict[str, Any]]:
-    """One row for each of ``nodes``, in their order: `COLUMNS`, ``storage_full``, and ``unconnected``, the peers it has
-    no link to. One that does not answer, or another node that answers in its place, is ``unreachable``, and all that
-    only it could tell is None."""
+    """One row for each of ``nodes``, in their order: `COLUMNS`, ``storage_full``, ``first_seq``, ``file_bytes``,
+    ``catch_up``, and ``unconnected``, the peers it has no link to. One that does not answer, or another node that
+    answers in its place, is ``unreachable``, and all that only it could tell is None."""
     replies = _ask_all(list(nodes.values()), timeout_s)
     rows = []
     for (node, address), reply in zip(nodes.items(), replies, strict=True):
         if reply is None or reply.get("node") != node:
             reply = {"node": node, "client": None if address is None else str(address), "role": UNREACHABLE}
         row = {column: reply.get(column) for column in COLUMNS}
-        row["storage_full"] = reply.get("storage_full")
+        row |= {key: reply.get(key) for key in ("storage_full", "first_seq", "file_bytes", "catch_up")}
         peers = reply.get("peers")
         row["unconnected"] = peers and sorted(name for name, peer in peers.items() if not peer.get("connected"))
         rows.append(row)

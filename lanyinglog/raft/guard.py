@@ -27,7 +27,6 @@ the replica releases them. A conflict at or below the commit index raises `Diver
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from lanyinglog.raft.engine import Body, Engine, Role
 from lanyinglog.raft.follower import Follower, Sent
@@ -42,6 +41,7 @@ from lanyinglog.raft.messages import (
     Vote,
     VoteRequest,
 )
+from lanyinglog.raft.outgoing import Outgoing
 
 NEVER_WAITS = 0
 """The journal version of messages that wait for no sync."""
@@ -49,24 +49,6 @@ NEVER_WAITS = 0
 
 class Diverged(Exception):
     """A leader contradicts an entry this node holds as committed. Going on could only spread the damage."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outgoing:
-    """A message for ``to``, to be sent once the journal's durable version reaches ``version``."""
-
-    to: str
-    message: PeerMessage
-    version: int
-
-
-def _says(message: PeerMessage, earlier: Outgoing) -> bool:
-    """Whether ``message`` says all that ``earlier`` does, which waits for the same sync."""
-    other = earlier.message
-    if isinstance(message, Appended) and isinstance(other, Appended):
-        newer = message.number >= other.number and message.match >= other.match
-        return newer and (message.term, message.success) == (other.term, other.success)
-    return message == other
 
 
 class Guard:
@@ -444,7 +426,9 @@ class Guard:
         stalls does not fill the memory with the same answer (P8).
         """
         if version > self.journal.durable_version:
-            self.outbox = [o for o in self.outbox if not (o.to == to and o.version == version and _says(message, o))]
+            self.outbox = [
+                o for o in self.outbox if not (o.to == to and o.version == version and o.is_said_by(message))
+            ]
         self.outbox.append(Outgoing(to, message, version))
 
     def _take_number(self) -> int:

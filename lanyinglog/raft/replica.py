@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 
 from lanyinglog.raft.election import Election
 from lanyinglog.raft.engine import Engine, Role
-from lanyinglog.raft.guard import Guard, Outgoing
+from lanyinglog.raft.guard import Guard
 from lanyinglog.raft.joining import Joining
 from lanyinglog.raft.journal import Journal
 from lanyinglog.raft.messages import (
@@ -43,6 +43,7 @@ from lanyinglog.raft.messages import (
     Vote,
     VoteRequest,
 )
+from lanyinglog.raft.outgoing import Outgoing
 from lanyinglog.raft.snapshots import SnapshotSink, SnapshotSource
 from lanyinglog.store.log_store import Checkpoint, Entry, LogStore, Trim, Writes
 

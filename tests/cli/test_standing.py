@@ -64,6 +64,9 @@ CASES = {
          _row(3, "unreachable")], False, ["Not connected to each other: n1 and n2."]),
     "an old leader": (
         [_row(1, "leader", 7), _row(2, "follower", 8), _row(3, "follower", 8)], False, ["Only 1 of them"]),
+    "a new directory": (
+        [_row(1, "leader"), _row(2, "follower"), _row(3, "follower", catch_up="it has 40 % of a snapshot")], True,
+        ["n3: it has 40 % of a snapshot"]),
     "a full disk": (
         [_row(1, "leader", storage_full=True), _row(2, "follower"), _row(3, "follower")], True,
         ["n1: its disk is full; publishes are declined"]),

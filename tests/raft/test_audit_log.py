@@ -14,9 +14,10 @@ from raft.audit import all_of, audited, nothing, replaced
 from raft.cluster import HEARTBEAT_S, Cluster, expect
 
 from lanyinglog.raft import engine as engine_module
-from lanyinglog.raft import guard as guard_module
+from lanyinglog.raft import follower as follower_module
 from lanyinglog.raft.engine import APPEND_BYTES_MAX, Role
-from lanyinglog.raft.guard import WINDOW_APPENDS_MAX, Follower, Guard
+from lanyinglog.raft.follower import WINDOW_APPENDS_MAX, Follower
+from lanyinglog.raft.guard import Guard
 from lanyinglog.raft.journal import Journal
 from lanyinglog.raft.messages import PEER_FRAME_BYTES_MAX, Append, Appended, Committed, PeerMessage
 from lanyinglog.store.log_store import ENTRY_BYTES_MAX
@@ -258,7 +259,7 @@ def test_audit_21_what_is_in_flight_to_a_silent_follower_is_bounded() -> None:
     assert cluster["n3"].commands() == cluster["n1"].commands()
 
 
-@audited("21", off=replaced(guard_module, "WINDOW_BYTES_MAX", 1 << 40), harm="bytes in flight to a silent follower")
+@audited("21", off=replaced(follower_module, "WINDOW_BYTES_MAX", 1 << 40), harm="bytes in flight to a silent follower")
 def test_audit_21_the_bound_is_in_bytes_too() -> None:
     """Entries of a megabyte: eight fill the window, far below its number of appends."""
     cluster = Cluster(2)

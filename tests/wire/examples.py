@@ -141,6 +141,7 @@ def _starts() -> st.SearchStrategy[Start]:
 
 _versions = st.lists(st.integers(1, 0xFFFF), min_size=2, max_size=2).map(sorted)
 _credits = st.integers(0, CREDIT_MAX)
+_limits = st.sampled_from(["age_s", "bytes", "messages", "another"])
 _stats = st.builds(TopicStat, _names, _seqs, _seqs, _seqs, _seqs)
 
 STRATEGIES: dict[type[Message], st.SearchStrategy[Message]] = {
@@ -161,7 +162,7 @@ STRATEGIES: dict[type[Message], st.SearchStrategy[Message]] = {
     Ping: st.just(Ping()),
     Transfer: st.builds(Transfer, _names, st.none() | _names),
     LogInfo: st.builds(LogInfo, _names),
-    LogSet: st.builds(LogSet, st.dictionaries(_names, st.none() | _seqs, max_size=4), _names),
+    LogSet: st.builds(LogSet, st.dictionaries(_limits, st.none() | _seqs), _names),
     Welcome: st.builds(
         Welcome,
         st.integers(1, 0xFFFF),
