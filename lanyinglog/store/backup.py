@@ -123,6 +123,8 @@ def take(
             found = "; ".join(problem.message for problem in report.problems[:3])
             raise DamagedBackup(f"{source} is damaged, no backup was made of it: {found}")
         identity, state = peek(aside)
+        if state.installing:
+            raise StoreError(f"{source} is being replaced by a snapshot: back up another node, or try again later")
         commit = max(state.hard.commit, min(committed, state.last))
         meaning = content(aside, identity, commit)
         for extra in (_LOCK_FILE, layout.OWNER_FILE):
@@ -214,7 +216,9 @@ def adopt(directory: Path, identity: Identity, *, commit: int) -> None:
             for index in range(commit + 1, state.last + 1):
                 txn.delete(layout.index_key(index), db=entries)
             hard = HardState(state.hard.term, None, commit)
-            state = replace(state, last=min(commit, state.last), hard=hard, transaction=txn.id())
+            last = min(commit, state.last)
+            # A new cluster in which nobody has promised anything: who was not a full member elsewhere is one here.
+            state = replace(state, last=last, hard=hard, joined=True, transaction=txn.id())
             txn.put(layout.IDENTITY_KEY, layout.encode_identity(identity), db=meta)
             txn.put(layout.STATE_KEY, layout.encode_state(state), db=meta)
     except lmdb.Error as error:
