@@ -31,6 +31,7 @@ where the value is made, so no way of making one gets around it.
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
 import re
 import stat
@@ -51,6 +52,9 @@ SECRET_BYTES_MIN = 16
 SECRET_BYTES_MAX = 1024
 MEMBERS_MAX = 9
 """Every member costs each commit a message and a sync; more than nine voters make a log slower, not safer."""
+
+_NEARLY = 0.9
+"""How alike a variable of the environment and a key are when one must be a slip of the other: a letter or two."""
 
 _NODE_ID = re.compile(r"[a-z0-9-]{1,32}")
 _CLUSTER = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -77,6 +81,16 @@ class Address(NamedTuple):
 
 CLIENT_LISTEN = Address("127.0.0.1", CLIENT_PORT)
 PEER_LISTEN = Address("127.0.0.1", CLIENT_PORT + PEER_PORT_OFFSET)
+
+
+_LIMIT_BOUNDS: dict[str, tuple[float, float]] = {
+    # The batch that reaches it comes on top, and entry and batch have to fit the store's 4 MiB: with 1 MiB to spare.
+    "entry_bytes_max": (1, 2 << 20),
+    # An empty store has eight pages; below this not even a leader's first entries fit.
+    "store_bytes_max": (1 << 20, 1 << 46),
+    "entries_inflight_max": (1, 64),
+}
+"""Where a limit above 0 can still make no sense: least and most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +127,9 @@ class Limits:
             value = getattr(self, one.name)
             if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
                 raise ConfigError(f"{one.name} must be a number above 0, not {value!r}")
+            least, most = _LIMIT_BOUNDS.get(one.name, (0, float("inf")))
+            if not least <= value <= most:
+                raise ConfigError(f"{one.name} must be {least} to {most}, not {value!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,6 +339,7 @@ def load_node_config(
         text = (environ or {}).get(ENVIRONMENT_PREFIX + key.upper())
         if text is not None:
             (settings if key in _SETTINGS else limits)[key] = _parsed("environment", key, text)
+    _refuse_misspelt(environ or {})
     for key, value in (flags or {}).items():
         if value is not None:
             (settings if key in _SETTINGS else limits)[key] = _parsed("flags", key, value)
@@ -346,13 +364,32 @@ def _from_file(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return settings, limits
 
 
+def _refuse_misspelt(environ: Mapping[str, str]) -> None:
+    """`ConfigError` for a variable that is no key but nearly one. Others are not ours to judge: the options of other
+    verbs have variables too."""
+    known = [ENVIRONMENT_PREFIX + key.upper() for key in (*_SETTINGS, *_LIMITS)]
+    for name in environ:
+        if name.startswith(ENVIRONMENT_PREFIX) and name not in known:
+            near = difflib.get_close_matches(name, known, 1, cutoff=_NEARLY)
+            if near and not name.startswith(near[0]):
+                raise ConfigError(f"environment: unknown variable {name}; did you mean {near[0]}?")
+
+
 def _parsed(place: str, key: str, value: Any, allowed: Mapping[str, object] | None = None) -> Any:
-    if key not in (_SETTINGS.keys() | _LIMITS.keys() if allowed is None else allowed):
-        raise ConfigError(f"{place}: unknown key {key!r}; known are {', '.join(allowed or _SETTINGS)}")
+    known = {**_SETTINGS, **_LIMITS} if allowed is None else allowed
+    if key not in known:
+        near = difflib.get_close_matches(key, known, 1, cutoff=0.75)
+        raise ConfigError(
+            f"{place}: unknown key {key!r}; "
+            + (f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}")
+        )
     try:
         if key in _SETTINGS:
             return _SETTINGS[key](key, value)
-        return _LIMITS[key](_parse_number(key, value))
+        number = _parse_number(key, value)
+        if _LIMITS[key] is int and number != int(number):
+            raise ConfigError(f"{key} must be a whole number, not {value!r}")
+        return _LIMITS[key](number)
     except ConfigError as error:
         raise ConfigError(f"{place}: {error.message}") from None
 
