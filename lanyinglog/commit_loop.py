@@ -44,11 +44,13 @@ class CommitLoop:
         send: Callable[[str, PeerMessage], None],
         wall_ns: Callable[[], int] = time.time_ns,
         renew: Callable[[], LogCore] | None = None,
+        wrote: Callable[[float], None] = lambda seconds: None,
     ) -> None:
         self.core = core
         self.installing = False
         """Whether a snapshot is replacing the log: the store can't be read and the core is dead."""
         self._renew = renew
+        self._wrote = wrote
         self._store = store
         self._send = send
         self._wall_ns = wall_ns
@@ -177,6 +179,7 @@ class CommitLoop:
 
     async def _written(self, writes: Writes) -> bool:
         """Whether the disk had room."""
+        began = trio.current_time()
         try:
             with trio.CancelScope(shield=True):  # what was begun is finished, and known to be
                 await trio.to_thread.run_sync(self._store.write, writes, limiter=self._writer_limiter)
@@ -188,4 +191,5 @@ class CommitLoop:
         if self.core.storage_full:
             log.info("the disk has room again")
         self.core.storage_full = False
+        self._wrote(trio.current_time() - began)
         return True

@@ -40,6 +40,7 @@ class HostedLog:
         client_of: Callable[[str], str | None],
         connected: Callable[[str], bool],
         own_addresses: tuple[str, str],
+        health: Callable[[], Mapping[str, Any]] = dict,
     ) -> None:
         self.name = name
         self._loop = loop
@@ -48,6 +49,7 @@ class HostedLog:
         self._client_of = client_of
         self._connected = connected
         self._own_client, self._own_peer = own_addresses
+        self._health = health
         self._readers = trio.CapacityLimiter(HISTORY_READERS_MAX)
         self._core.leader_hint = self._leader_client
 
@@ -207,6 +209,7 @@ class HostedLog:
             "file_bytes": self._store.bytes_used(),
             "catch_up": self._catch_up(),
             "peers": self._peer_status(),
+            "health": self._health(),
         }
 
     def _peer_status(self) -> dict[str, Any]:

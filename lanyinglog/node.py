@@ -24,6 +24,7 @@ from lanyinglog.batcher import BatcherLimits
 from lanyinglog.commit_loop import CommitLoop
 from lanyinglog.config import Address, Limits, NodeConfig
 from lanyinglog.errors import ConfigError, CorruptEntry, LanyingError
+from lanyinglog.health import Health
 from lanyinglog.hosted_log import HostedLog
 from lanyinglog.log_core import LogCore
 from lanyinglog.raft.engine import check_audited
@@ -109,7 +110,14 @@ async def _run_log(
     limits = config.limits
     _finish_installation(store)
     renew = partial(_make_core, config, store)
-    loop = CommitLoop(core=renew(), store=store, send=lambda to, message: network.send(to, message), renew=renew)
+    health = Health(config.data, connections_max=limits.connections_max)
+    loop = CommitLoop(
+        core=renew(),
+        store=store,
+        send=lambda to, message: network.send(to, message),
+        renew=renew,
+        wrote=health.wrote,
+    )
     network = PeerNetwork(
         identity=PeerIdentity(config.node, config.cluster, client_address, config.secret),
         peers=config.peers,
@@ -126,6 +134,7 @@ async def _run_log(
         client_of=network.clients.get,
         connected=network.is_connected,
         own_addresses=(client_address, str(config.peers[config.node])),
+        health=health.report,
     )
     _settle_memory()
     async with trio.open_nursery() as nursery:

@@ -35,6 +35,7 @@ VERBS = {
     "log": ("lanyinglog.cli.log:log", "See and change what a log keeps: age, bytes, messages."),
     "topics": ("lanyinglog.cli.inspect:topics", "List topics, with messages, bytes and the newest seq."),
     "status": ("lanyinglog.cli.inspect:status", "Show each node's role, term and position."),
+    "doctor": ("lanyinglog.cli.doctor:doctor", "Find what is wrong or soon will be, and what to do; exit 4."),
     "backup": ("lanyinglog.cli.backup:backup", "Copy a node's log while it runs, every entry checked."),
     "restore": ("lanyinglog.cli.backup:restore", "Make a new cluster that begins with a backup."),
     "verify": ("lanyinglog.cli.inspect:verify", "Check a data directory offline; exit 4 if it is damaged."),
