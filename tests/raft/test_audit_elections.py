@@ -95,6 +95,37 @@ def test_audit_10_a_vote_leaves_when_it_is_on_disk() -> None:
     assert cluster["n2"].leads
 
 
+@audited("10", off=planted("alone_and_early"), harm="durability: 3 is committed on 0 of 1 disks")
+def test_audit_10_a_cluster_of_one_commits_after_its_sync() -> None:
+    """A node alone is its own majority; the engine would count it in the turn behind the proposal."""
+    cluster = Cluster(1)
+    cluster.sync("n1")
+    cluster.elect("n1")
+    cluster.propose("n1", b"\0a")
+    cluster.turn("n1")
+    assert cluster["n1"].commit == 2, "not yet"
+    cluster.sync("n1")
+    assert cluster["n1"].commit == 3, "now"
+
+
+@audited("10", off=planted("commits_before_sync"), harm="n3 applied what a power cut takes from it")
+def test_audit_10_a_follower_commits_what_is_on_its_own_disk() -> None:
+    """The other two have the entry on their disks, n3 in its memory: its readers must wait, for it may forget it."""
+    cluster = Cluster(3)
+    cluster.elect("n1")
+    cluster.propose("n1", b"\0a")
+    cluster.sync("n1")
+    cluster.deliver("n1", "n2")
+    cluster.sync("n2")
+    cluster.deliver("n2", "n1")
+    assert cluster["n1"].commit == 3
+    cluster.deliver("n1", "n3")
+    applied = list(cluster["n3"].applied)
+    cluster.kill("n3")
+    cluster.restart("n3")
+    expect(applied[-1].index <= cluster["n3"].last_index, "n3 applied what a power cut takes from it")
+
+
 # ----------------------------------------------------------------------------------------------------------- audit 12
 parse = state_machine.parse_entry
 
