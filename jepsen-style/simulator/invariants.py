@@ -153,12 +153,13 @@ class Invariants:
     def check(self, node: Node) -> None:
         """``node`` has taken a step."""
         seen = self._seen[node.name]
-        replica = node.core.replica
+        core = node.core
+        replica = core.replica
         commit = replica.engine.commit
         if commit != seen.commit:
             self._check_commit(node, seen, commit)
-        if node.core.machine.applied > commit:
-            words = f"{node.name} applied {node.core.machine.applied}, committed is {commit}"
+        if core.machine.applied > commit:
+            words = f"{node.name} applied {core.machine.applied}, committed is {commit}"
             raise Violation("applied <= commit", words, ("entry", commit + 1))
         durable = replica.journal.durable_index
         if durable != seen.durable:
