@@ -218,7 +218,8 @@ class Doors:
             words = f"{self._node.name} reads back from {subscription.cursor} to {page.through}"
             raise Violation("P2 continuity", words, ("node", self._node.name))
         if page.through == subscription.cursor:
-            return
+            words = f"{self._node.name} has nothing to read behind seq {page.through}, in memory or on its disk"
+            raise Violation("P2 continuity", words, ("node", self._node.name))
         frame, messages, _ = encode_push(
             subscription.request, prev=subscription.cursor, through=page.through, items=page.items
         )
