@@ -128,6 +128,19 @@ def checkpoint_before_its_tables() -> Sequence[Change]:
     return [(StateMachine, "take_checkpoint", take)]
 
 
+@defect("the checkpoint of a clean stop is newer than what is committed: it has all that was appended")
+def checkpoint_of_proposals() -> Sequence[Change]:
+    original = LogCore.begin_write
+
+    def begin_write(self: LogCore, *, checkpoint: bool = False) -> Any:
+        journal = self.replica.journal
+        for index in range(self.machine.applied + 1, journal.last_index + 1 if checkpoint else 0):
+            StateMachine.apply(self.machine, index, journal.entry(index).command)
+        return original(self, checkpoint=checkpoint)
+
+    return [(LogCore, "begin_write", begin_write)]
+
+
 @defect("checksums of stored entries are not looked at")
 def stored_crc_ignored() -> Sequence[Change]:
     def decode_entry(index: int, value: bytes) -> Entry:

@@ -46,6 +46,14 @@ def truncates_always() -> Sequence[Change]:
     return [(Guard, "_first_difference", first), (Guard, "_check_not_committed", _nothing)]
 
 
+@defect("a deposed leader keeps its stale tail where the new leader has other entries")
+def stale_tail_stays() -> Sequence[Change]:
+    def first(self: Guard, message: Append) -> int | None:
+        return next((entry.index for entry in message.entries if entry.index > self.journal.last_index), None)
+
+    return [(Guard, "_first_difference", first)]
+
+
 @defect("a follower commits what its leader says, proved equal to the leader's log or not", audit="1, 2")
 def commits_unproven() -> Sequence[Change]:
     def proven(self: Guard) -> int:
