@@ -1,4 +1,4 @@
-"""Defects of the engine's log and of what it takes for committed: audit 1, 2, 3, 4, 7, 9, 18, 21, 22, 23, 25.
+"""Defects of the engine's log and of what it takes for committed: audit 1, 2, 3, 4, 7, 9, 18, 21, 22, 23, 24, 25.
 
 Each test is a scenario in which the engine alone goes wrong; its twin shows that it does, with our correction taken
 away. The numbers are those of docs/engine.md.
@@ -10,7 +10,7 @@ import dataclasses
 from typing import Any
 
 import pytest
-from raft.audit import all_of, audited, nothing, replaced
+from raft.audit import all_of, audited, nothing, planted, replaced
 from raft.cluster import HEARTBEAT_S, Cluster, expect
 
 from lanyinglog.raft import engine as engine_module
@@ -19,8 +19,8 @@ from lanyinglog.raft.engine import APPEND_BYTES_MAX, Role
 from lanyinglog.raft.follower import WINDOW_APPENDS_MAX, Follower
 from lanyinglog.raft.guard import Guard
 from lanyinglog.raft.journal import Journal
-from lanyinglog.raft.messages import PEER_FRAME_BYTES_MAX, Append, Appended, Committed, PeerMessage
-from lanyinglog.store.log_store import ENTRY_BYTES_MAX
+from lanyinglog.raft.messages import PEER_FRAME_BYTES_MAX, Append, Appended, Committed, Offer, PeerMessage
+from lanyinglog.store.log_store import ENTRY_BYTES_MAX, Checkpoint, EntryRecord, Trim, Writes
 from lanyinglog.store.memory import MemoryStore
 
 
@@ -342,6 +342,33 @@ def test_audit_23_an_answer_does_not_send_again_what_is_in_flight() -> None:
     assert cluster["n1"].commit == 7
     sent = [entry.index for message in appends([*first, *cluster.take("n1", "n2")]) for entry in message.entries]
     expect(sorted(sent) == sorted(set(sent)), f"entries sent twice: {sent}")
+
+
+# ----------------------------------------------------------------------------------------------------------- audit 24
+@audited("24", off=planted("feeds_what_is_trimmed"), harm="it never gets what it lacks")
+def test_audit_24_who_lacks_what_the_log_begins_with_is_offered_that() -> None:
+    """n3 is away while the others give up their oldest entries. The engine would send a dump; there is none."""
+    cluster = Cluster(3)
+    cluster.elect("n1")
+    cluster.kill("n3")
+    cluster.propose("n1", *(b"\0%d" % number for number in range(20)))
+    cluster.settle()
+    node = cluster["n1"]
+    node.store.write(Writes(checkpoint=Checkpoint(20, [EntryRecord(index, 1, 0, 0) for index in range(1, 21)])))
+    node.store.write(node.replica.begin_write(trim=Trim(first=15, last_seq=0, last_timestamp=0, rows={b"m": b"base"})))
+    node.replica.end_write(cluster.now)
+    cluster.hold("n1", "n3")
+    cluster.restart("n3")
+    told: list[PeerMessage] = []
+    for _ in range(10):
+        cluster.tick(HEARTBEAT_S)
+        now_told = cluster.take("n1", "n3")
+        for message in now_told:
+            if isinstance(message, Append):
+                cluster.hand("n1", "n3", message)
+        told += now_told
+    expect(Offer(node.term, 15, 0, 0, 1) in told, "it never gets what it lacks")
+    assert all(message.prev_index >= 15 for message in appends(told)), "the engine never reaches below its log"
 
 
 # ----------------------------------------------------------------------------------------------------------- audit 25
