@@ -9,7 +9,7 @@ and by which hook (numbers are those of docs/engine.md):
 | 10 journal that syncs | the module's ``createJournal`` returns the journal given as ``conf.journalFile`` |
 | 12 a raising command wedges every node | ``__doApplyCommand`` is replaced: bytes go to a total function, no pickle |
 | 15 no pre-vote | timeouts beyond any run; an election starts only by `campaign` |
-| 8 restart re-applies all | ``__raftLastApplied`` starts at the caller's applied index |
+| (ours) a restart applies all again | ``__raftLastApplied`` starts at the caller's applied index |
 | 19 callbacks that never fire | none are given: the caller matches ``(index, term)`` |
 | 21 sends without end | ``send`` may `pause` a node in the middle of the engine's send loop |
 | 23 each reply rewinds what is in flight | `set_next_index` |
