@@ -175,5 +175,34 @@ def test_a_leader_that_hears_no_majority_steps_down():
     assert watched.engine.role is Role.FOLLOWER
 
 
+def test_a_match_that_is_forgotten_does_not_count():
+    """Its disk is new: two of three have the entry, and one of the two is the leader."""
+    watched = elected()
+    answer = {"type": "next_node_idx", "reset": False, "success": True, "next_node_idx": 3}
+    watched.engine.receive("n2", answer, 100.01)
+    watched.engine.forget_match("n2")
+    watched.engine.tick(100.02)
+    assert (watched.engine.match_index("n2"), watched.engine.commit) == (0, 1)
+
+
+def test_who_abstains_votes_for_nobody_else_in_that_term():
+    watched = Watched()
+    watched.engine.abstain(5)
+    assert (watched.journal.hard_state.term, watched.journal.hard_state.vote) == (5, "n1")
+    request = {"type": "request_vote", "term": 5, "last_log_index": 9, "last_log_term": 4}
+    watched.engine.receive("n2", request, 100.0)
+    assert watched.take() == []
+    watched.engine.receive("n2", {**request, "term": 6}, 100.0)
+    assert watched.take() == [("n2", {"type": "response_vote", "term": 6})]
+
+
+def test_a_proposal_at_a_follower_is_sent_to_the_leader_which_is_why_only_leaders_propose():
+    watched = Watched()
+    watched.engine.receive("n2", {"type": "append_entries", "term": 1, "commit_index": 1}, 100.0)
+    watched.engine.propose(b"\0command")
+    watched.engine.tick(100.01)
+    assert [(to, body["type"]) for to, body in watched.take()] == [("n2", "apply_command")]
+
+
 def test_nodes_are_compared_by_name():
     assert Node("n2") == Node("n2") and issubclass(engine_module._Core, SyncObj)
