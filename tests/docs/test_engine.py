@@ -84,8 +84,9 @@ def test_a_hook_that_is_named_is_used() -> None:
 
 def test_its_numbers_and_settings_are_those_of_the_code() -> None:
     assert f"PySyncObj](https://github.com/bakwc/PySyncObj) {engine_module.AUDITED_VERSION}," in PAGE
-    assert f"at {WINDOW_APPENDS_MAX} appends and {WINDOW_BYTES_MAX >> 20} MiB" in PAGE
+    text = " ".join(PAGE.split())
+    assert f"at {WINDOW_APPENDS_MAX} appends and {WINDOW_BYTES_MAX >> 20} MiB" in text
     limits = f"is {engine_module.APPEND_BYTES_MAX >> 20} MiB, an entry has at most {ENTRY_BYTES_MAX >> 20} MiB"
-    assert limits in " ".join(PAGE.split())
+    assert limits in text
     settings = re.findall(r"`(\w+=\w+)`", PAGE)
     assert settings and not [setting for setting in settings if setting not in SOURCE.replace("_NEVER_S", "1e8")]
