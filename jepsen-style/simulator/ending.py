@@ -27,6 +27,8 @@ LIVE_WITHIN = 60
 two, waits ten for a stalled one, and elections may split."""
 STEP_DOWN_WITHIN = 2
 PROBE_SLACK = 0.5
+CALM_AFTER = 5
+"""Election timeouts after which a message that was repeated has come for the last time."""
 
 
 class Ending:
@@ -97,7 +99,9 @@ class Ending:
     def _calm_down(self) -> None:
         world = self._world
         self._within("there is one leader and an even log", lambda: self._leader() is not None and self._is_even())
-        world.schedule.run_until(world.schedule.now + 3 * self._scale)
+        # What was sent in a clogged link is still on its way, perhaps the word to take over.
+        late = max((link.last_arrival for link in world.network.links.values()), default=0.0)
+        world.schedule.run_until(max(late, world.schedule.now) + CALM_AFTER * self._scale)
         self._within("there is one leader and an even log", lambda: self._leader() is not None and self._is_even())
 
     def _follower_returns(self) -> None:
