@@ -84,12 +84,13 @@ class Trimmer:
     def goal(self, *, last_index: int, held: int | None) -> int:
         """Before which entry all may be removed now, 0 for nothing; ``held`` is where a leader would rather begin."""
         goal = min(self._goal, self._checkpointed - 1, last_index - 1)
-        if goal <= self.base.applied + 1 or self.stuck is not None:
+        first = self.base.applied + 1
+        if goal <= first or self.stuck is not None:
             return 0
-        if held is None or held >= goal:
-            return goal
-        excess = self._store.record(goal - 1).end_bytes - self.base.end_bytes
-        return goal if excess > self.excess_bytes_max else max(held, self.base.applied + 1)
+        if held is not None and held < goal:
+            excess = self._store.record(goal - 1).end_bytes - self.base.end_bytes
+            goal = goal if excess > self.excess_bytes_max else held
+        return goal if goal > first else 0
 
     @property
     def excess_bytes_max(self) -> int:
