@@ -63,6 +63,17 @@ def trims_before_checkpoint() -> Sequence[Change]:
     return [(Trimmer, "goal", goal)]
 
 
+@defect("a leader that holds its log for a follower writes all the time")
+def writes_while_it_holds() -> Sequence[Change]:
+    goal = Trimmer.goal
+
+    def goal_at_least(self: Trimmer, *, last_index: int, held: int | None) -> int:
+        found = goal(self, last_index=last_index, held=held)
+        return self.base.applied + 1 if not found and held is not None and held < self._goal else found
+
+    return [(Trimmer, "goal", goal_at_least)]
+
+
 @defect("a leader feeds followers as if its log still had all", audit="24")
 def feeds_what_is_trimmed() -> Sequence[Change]:
     return [(Guard, "log_trimmed", lambda self: None), (Guard, "_leave_behind", lambda self, name, follower: None)]

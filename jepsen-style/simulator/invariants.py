@@ -49,6 +49,7 @@ class Seen:
         looking here reads nothing from the product."""
         self.told_wipes: dict[str, int] = {}
         """Peer -> how often it had lost its disk when it last said so."""
+        self.wrote_nothing = False
         self.led_term = 0
         self.matches: dict[str, int] = {}
         self.rewound: dict[str, int] = {}
@@ -271,6 +272,13 @@ class Invariants:
         if wipes == disk.wipes and match > 1 and not disk.holds(match, seen.log[match - 1]):
             words = f"{node.name} counts {newcomer} for entry {match}, though it said that it lost its disk"
             raise Violation("a leader counts what is on disk", words, ("entry", match), ("node", newcomer))
+
+    def check_write(self, node: Node, *, is_empty: bool) -> None:
+        """A transaction begins. One with nothing in it may come of entries that were dropped at once, but not two."""
+        seen = self._seen[node.name]
+        if is_empty and seen.wrote_nothing:
+            raise Violation("writes say something", f"{node.name} writes nothing twice", ("node", node.name))
+        seen.wrote_nothing = is_empty
 
     def check_install(self, node: Node, first: int) -> None:
         """A snapshot is about to take the place of the log of ``node``; it ends with entry ``first`` + 1."""

@@ -302,7 +302,9 @@ class Node:
             self._begin(self.core.begin_write())
 
     def _begin(self, writes: Writes) -> None:
-        self.world.note("write", ("node", self.name), *self.parts(writes))
+        parts = self.parts(writes)
+        self.world.note("write", ("node", self.name), *parts)
+        self.world.invariants.check_write(self, is_empty=not parts)
         self._point()
         self.disk.begin(writes)
         delay = self.world.source.uniform(*self.world.plan.disk_s) * self.disk.slow
