@@ -8,9 +8,20 @@ from __future__ import annotations
 
 import random
 
-from hypothesis import HealthCheck, settings
+import pytest
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from simulator import campaign  # noqa: F401  # registers the defects
+from simulator.defects import DEFECTS
+from simulator.history import Violation
 from simulator.plan import Plan
 from simulator.world import World
 
@@ -73,6 +84,27 @@ class Cluster(RuleBasedStateMachine):
         cut = {(a, b) for a in left & names for b in names - left}
         self.world.network.set_cut(cut if one_way else cut | {(b, a) for a, b in cut}, cut=True)
 
+    @rule(batches=st.integers(1, 4), share=st.sampled_from((0.1, 1.2, 2.5)))
+    def leader_alone(self, batches: int, share: float) -> None:
+        """Who leads is cut off from all other nodes, not from its clients, and goes on for a while."""
+        for node in self.world.nodes.values():
+            if node.runs and node.core.replica.leads:
+                others = set(self.world.names) - {node.name}
+                self.world.network.set_cut(
+                    {(node.name, b) for b in others} | {(a, node.name) for a in others}, cut=True
+                )
+                self.publish(0, batches)
+                self.publish(1, batches)
+                self.tick(share)
+                return
+
+    @rule()
+    def client_loses_its_node(self) -> None:
+        """Answers on their way are lost: the producer sends again."""
+        for node in self.world.nodes.values():
+            for connection in [*node.doors.sessions]:
+                connection.broken()
+
     @precondition(lambda self: self.world is not None and self.world.network.cut)
     @rule()
     def mend(self) -> None:
@@ -105,7 +137,17 @@ class Cluster(RuleBasedStateMachine):
                 self.world.close()
 
 
-Cluster.TestCase.settings = settings(
-    max_examples=25, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
-)
+QUICK = settings(max_examples=25, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck))
+Cluster.TestCase.settings = QUICK
 TestCluster = Cluster.TestCase
+
+
+@pytest.mark.parametrize(
+    ("name", "examples"),
+    [("acknowledges_appended", 10), ("answers_before_sync", 10), ("truncates_always", 60), ("no_deduplication", 60)],
+)
+def test_the_machine_finds_what_is_planted(name: str, examples: int) -> None:
+    """Or it would prove nothing."""
+    own = settings(QUICK, max_examples=examples, derandomize=True, database=None, phases=[Phase.generate])
+    with DEFECTS[name].plant(), pytest.raises(Violation):
+        run_state_machine_as_test(Cluster, settings=own)
