@@ -24,6 +24,8 @@ HISTORY_READERS_MAX = 4
 """Threads that read history at once; more would only make the disk seek."""
 INDEXED_TOPICS_MAX = 64
 """A filter that matches more topics than this reads every block: the index would hardly skip any."""
+LAG_ENTRIES_TOLD = 100
+"""Entries by which a node must be behind to say so; what is on its way is less."""
 
 T = TypeVar("T")
 
@@ -240,6 +242,9 @@ class HostedLog:
             if missing:
                 return f"its directory is new, and it takes no part until {missing} told it what it may have promised"
             return "its directory is new, and it does not vote until it has caught up"
+        applied, told = self._core.machine.applied, replica.guard.leader_commit
+        if not replica.leads and told - applied > LAG_ENTRIES_TOLD:
+            return f"it is at entry {applied} of {told}"
         return None
 
     def _leader_client(self) -> str | None:

@@ -290,6 +290,11 @@ class Guard:
         self.engine.forget_match(name)
         self._rewind(name, follower, next=0)
 
+    @property
+    def leader_commit(self) -> int:
+        """How far all is committed, as the newest message of a leader said."""
+        return self._leader_commit
+
     def verified_durable(self) -> int:
         """Up to which entry our log on disk is that of the leader of our term, as far as it was compared."""
         return min(self._verified, self.journal.durable_index) if self._verified_term == self.engine.term else 0
