@@ -144,6 +144,7 @@ class LogCore:
         """Let time pass: expire, propose what waits if the disk is free, one turn of the engine."""
         self._now = now
         self.batcher.expire(now)
+        self._expire_commands(now)
         self._notice_leadership()
         self._check_retention(now, wall_ns)
         can_append = self.replica.may_append and not self.replica.journal.writing
@@ -211,6 +212,13 @@ class LogCore:
         self._trim_proposed = 0
         if term:
             self._clock_ns = max(self._clock_ns, self._newest_timestamp())
+
+    def _expire_commands(self, now: float) -> None:
+        """Settle what waited too long, as while the disk is full: who asked is not left without an answer (P7)."""
+        for command in list(self._commands):
+            if command.ticket is not None and command.ticket.expires_at <= now:
+                self._commands.remove(command)
+                command.ticket.settle(Busy("it waited too long for its turn and was not proposed"))
 
     def _drop_commands(self) -> None:
         for command in self._commands:
