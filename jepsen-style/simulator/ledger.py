@@ -214,11 +214,11 @@ class Ledger:
             words = f"{reader} got {message} from {node}; it is {known}"
             raise Violation("P2 one order", words, ("client", reader), ("entry", self._index_of[message.seq - 1]))
 
-    def check_begins(self, reader: str, node: str, *, asked: int, begins_at: int) -> None:
-        """``node`` has ``reader`` begin at ``begins_at``, who asked for ``asked``: because what is between is gone?"""
-        if begins_at > max(asked, self.first_seq):
-            words = f"{reader} asked {node} for seq {asked}, it begins at {begins_at}, the log at {self.first_seq}"
-            raise Violation("retention", words, ("client", reader), ("node", node))
+    def check_begins(self, reader: str, node: str, *, wanted: int, begins_at: int) -> None:
+        """``node`` has ``reader`` begin at ``begins_at``, whose next seq is ``wanted``: is what is between gone?"""
+        if begins_at > max(wanted, self.first_seq):
+            words = f"{reader} needs seq {wanted}; at {node} it begins at {begins_at}, the log at {self.first_seq}"
+            raise Violation("P2 continuity", words, ("client", reader), ("node", node))
 
 
 def _gist(result: Ack | LanyingError) -> object:

@@ -120,9 +120,9 @@ class Subscriber:
 
     def _begin(self, node: str, message: Subscribed) -> None:
         """It may be too late for what comes next; then go on with what there is."""
-        start, begins_at = self._cursor.start, message.next_seq
-        asked = start.value if start.origin is Origin.SEQ else 1
-        self._world.ledger.check_begins(self.name, node, asked=asked, begins_at=begins_at)
+        begins_at = message.next_seq
+        # By what was read, not by what the cursor asked for: that may be wrong.
+        self._world.ledger.check_begins(self.name, node, wanted=self._read_to + 1, begins_at=begins_at)
         try:
             self._cursor.subscribed(message)
         except Trimmed:
