@@ -39,6 +39,7 @@ class Publisher:
         self.closing = False
         """Make no more batches."""
         self._batches: list[SentBatch] = []
+        self._sent: set[int] = set()
         self._pipeline: Producer[SentBatch] = Producer(new_id=lambda: self._source.randbytes(16))
         self._connection: Connection | None = None
         self._welcome = False
@@ -148,6 +149,9 @@ class Publisher:
                 self._owed_since = self._world.schedule.now
             self._request += 1
             self._flights[self._request] = flight
+            if flight.batch.ordinal in self._sent:
+                self._world.count("client sends again")
+            self._sent.add(flight.batch.ordinal)
             self._world.note("publish", ("client", self.name), f"#{flight.number} (batch {flight.batch.ordinal})")
             connection.to_node((self._request, Publish(flight.encoded)))
 

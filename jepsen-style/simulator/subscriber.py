@@ -43,7 +43,6 @@ class Subscriber:
         self._source = world.source
         self.name = name
         self.filters = world.source.choice(FILTERS)
-        self.moves = 0
         start = world.source.choice((Start(Origin.FIRST), Start(Origin.FIRST), Start(Origin.SEQ, 7)))
         self._cursor = Cursor(self.filters, start)
         self._read_to = max(0, start.value - 1)
@@ -92,7 +91,7 @@ class Subscriber:
     def _lost(self, connection: Connection) -> None:
         if connection is self._connection:
             self._connection = None
-            self.moves += 1
+            self._world.count("client reads elsewhere")
             scale = self._world.plan.timing.election_timeout_s
             self._world.schedule.after(self._source.uniform(0.01, 0.1) * scale, self._connect)
 

@@ -136,6 +136,16 @@ def _directory() -> Path:
     return Path(tempfile.mkdtemp(prefix="lanyinglog-simulation-", dir=memory if memory.is_dir() else None))
 
 
+_KINDS = {
+    "lmdb": "on lmdb",
+    "stack": "on trio",
+    "real_wire": "with frames as bytes",
+    "drift": "with drifting clocks",
+    "probes": "with probes",
+}
+"""What a plan has, as a summary counts it."""
+
+
 @contextmanager
 def _small_constants(plan: Plan) -> Iterator[None]:
     """Limits of the product that no run would reach."""
@@ -182,6 +192,8 @@ def simulate_plan(plan: Plan, source: random.Random, *, trace: bool = False, dig
         world.close()
     faults = dict(world.faults_seen)
     faults.update({f"message {name}": count for name, count in world.network.counts.items() if count})
+    faults.update({f"run {words}": 1 for name, words in _KINDS.items() if getattr(plan, name)})
+    faults[f"run of {plan.nodes} nodes"] = 1
     outcome = Outcome(
         plan.seed,
         violation,
