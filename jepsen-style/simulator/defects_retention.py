@@ -8,7 +8,6 @@ from typing import Any
 
 from lanyinglog.log_core import LogCore
 from lanyinglog.machine.state_machine import StateMachine
-from lanyinglog.raft.engine import Engine
 from lanyinglog.raft.guard import Guard
 from lanyinglog.raft.joining import Joining
 from lanyinglog.raft.messages import Chunk, Fetch
@@ -152,11 +151,6 @@ def newcomer_votes_too_early() -> Sequence[Change]:
 @defect("a node that lost its disk believes the first answer, not that of all")
 def newcomer_asks_one() -> Sequence[Change]:
     return [(Joining, "heard_all", property(lambda self: bool(self._terms) or not self._peers))]
-
-
-@defect("a node that lost its disk votes again in a term in which it may have voted")
-def newcomer_forgets_terms() -> Sequence[Change]:
-    return [(Engine, "abstain", lambda self, term: None)]
 
 
 @defect("a leader counts what a node had before it lost its disk")

@@ -106,14 +106,16 @@ class Cursor:
         """A new connection's subscription begins. What was left of the one before will come again."""
         self._pushes.clear()
         self._items.clear()
-        begins_at, start = reply.next_seq, self.start
-        if start.origin is Origin.SEQ and begins_at < start.value:
-            raise ContinuityError(f"asked for seq {start.value}, the node begins at {begins_at}")
-        if start.origin is Origin.SEQ and begins_at > start.value:
-            raise Trimmed(
-                f"messages {start.value} to {begins_at - 1} are not kept any more: the log begins at {begins_at}",
-                hint=str(begins_at),
-            )
+        begins_at = reply.next_seq
+        asked = self.through + 1 if self.through is not None else self._start.value
+        if self.through is not None or self._start.origin is Origin.SEQ:
+            if begins_at < asked:
+                raise ContinuityError(f"asked for seq {asked}, the node begins at {begins_at}")
+            if begins_at > asked:
+                raise Trimmed(
+                    f"messages {asked} to {begins_at - 1} are not kept any more: the log begins at {begins_at}",
+                    hint=str(begins_at),
+                )
         self.through = begins_at - 1
         self._told = begins_at - 1
         self.last_seq = reply.last_seq
