@@ -245,3 +245,13 @@ def test_what_leaves_the_queue_gives_its_room_back(empty: Callable[[Batcher], ob
         assert not batcher.has_room
         empty(batcher)
         assert batcher.has_room
+
+
+def test_what_a_lost_leadership_had_in_flight_takes_no_place_in_the_next() -> None:
+    batcher = Batcher(LIMITS)
+    for index in (3, 4):
+        batcher.submit(ONE, 0.0)
+        batcher.proposed(index, 1, batcher.take())
+    batcher.lose_leadership(hint=None)
+    batcher.submit(ONE, 0.0)
+    assert batcher.may_propose
