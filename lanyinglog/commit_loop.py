@@ -3,16 +3,15 @@
 One task turns `LogCore` whenever something arrived or a timer is due; another writes. While a transaction syncs in its
 thread the core goes on turning: it sends appends, takes answers, and holds back what the sync must precede.
 
-A full disk (ENOSPC) is waited out: the same transaction is tried again while the log declines publishes and serves
-reads. Any other failure of a write ends the process: after a failed sync the next one can succeed with the data
-gone, so the truth is then on the peers.
-
-When a snapshot has replaced the log, the core is dropped, the store finishes in steps, and a new core starts from it,
-as after a restart; meanwhile this node hears and says nothing, and nothing can be read from it.
+A full disk (ENOSPC) is waited out: while the store lacks its reserve (`store.room`) the log declines publishes, serves
+reads, and goes on with all else; without any room the same transaction is tried again and again. Any other failure of
+a write ends the process: after a failed sync the next one can succeed with the data gone, so the truth is then on the
+peers.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
@@ -126,9 +125,10 @@ class CommitLoop:
 
     async def _write_forever(self) -> None:
         while True:
-            await self._write_due.wait()
+            with trio.move_on_after(STORAGE_RETRY_S if self.core.storage_full else math.inf):
+                await self._write_due.wait()
             self._write_due = trio.Event()
-            if self.core.wants_write:
+            if self.core.wants_write or self.core.storage_full:  # only a write tells when there is room again
                 await self._write()
 
     async def finish(self) -> None:
@@ -178,18 +178,21 @@ class CommitLoop:
                 await trio.sleep(STORAGE_RETRY_S)
 
     async def _written(self, writes: Writes) -> bool:
-        """Whether the disk had room."""
+        """Whether the disk had room for it."""
         began = trio.current_time()
         try:
             with trio.CancelScope(shield=True):  # what was begun is finished, and known to be
                 await trio.to_thread.run_sync(self._store.write, writes, limiter=self._writer_limiter)
         except StorageFull as error:
-            if not self.core.storage_full:
-                log.error("the disk is full: publishes are declined until there is room", why=error.message)
-            self.core.storage_full = True
+            self._note_room(False, error.message)
             return False
-        if self.core.storage_full:
-            log.info("the disk has room again")
-        self.core.storage_full = False
+        self._note_room(self._store.has_room(), "the disk has no room to spare")
         self._wrote(trio.current_time() - began)
         return True
+
+    def _note_room(self, room: bool, why: str) -> None:
+        if self.core.storage_full and room:
+            log.info("the disk has room again")
+        elif not room and not self.core.storage_full:
+            log.error("the disk is full: publishes are declined until there is room", why=why)
+        self.core.storage_full = not room

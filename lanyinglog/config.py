@@ -86,8 +86,8 @@ PEER_LISTEN = Address("127.0.0.1", CLIENT_PORT + PEER_PORT_OFFSET)
 _LIMIT_BOUNDS: dict[str, tuple[float, float]] = {
     # The batch that reaches it comes on top, and entry and batch have to fit the store's 4 MiB: with 1 MiB to spare.
     "entry_bytes_max": (1, 2 << 20),
-    # An empty store has eight pages; below this not even a leader's first entries fit.
-    "store_bytes_max": (1 << 20, 1 << 46),
+    # Four times the reserve for a full disk (`store.room`), below which publishes are declined.
+    "store_bytes_max": (32 << 20, 1 << 46),
     "entries_inflight_max": (1, 64),
 }
 """Where a limit above 0 can still make no sense: least and most."""

@@ -56,7 +56,7 @@ MISTAKES = [
     ("[limits]\nconnections_max = 1.5", "connections_max must be a whole number, not 1.5"),
     ("[limits]\nconections_max = 5", "unknown key 'conections_max'; did you mean connections_max?"),
     ("[limits]\nentry_bytes_max = 4_194_304", "entry_bytes_max must be 1 to 2097152"),
-    ("[limits]\nstore_bytes_max = 1", "store_bytes_max must be 1048576 to"),
+    ("[limits]\nstore_bytes_max = 1", "store_bytes_max must be 33554432 to"),
     ("heartbeat_s = ", "is not valid TOML"),
 ]
 

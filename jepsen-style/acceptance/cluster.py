@@ -33,6 +33,10 @@ class Violated(Exception):
     """A promise did not hold; the message says which, and what was seen."""
 
 
+class Skipped(Exception):
+    """The check can't be made on this machine; the message says why."""
+
+
 def require(holds: bool, words: str) -> None:
     """`Violated` unless ``holds``."""
     if not holds:
@@ -118,6 +122,10 @@ class Cluster:
         process.kill()
         with contextlib.suppress(psutil.NoSuchProcess):
             process.wait(10)
+
+    def kill_all(self) -> None:
+        """SIGKILL to whatever runs on this cluster's directory."""
+        _end_processes(self)
 
     def pause(self, pid: int) -> None:
         """SIGSTOP."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from acceptance.cluster import Violated
+from acceptance.cluster import Skipped, Violated
 
 CHECKS = (
     "roundtrip",
@@ -26,11 +26,13 @@ CHECKS = (
     "handover",
     "retention",
     "wipe",
+    "full_disk",
 )
 """Modules of `acceptance.checks`, in the order in which they run. Each has a docstring, whose first line is the claim,
 and ``run(scale) -> figures``, which raises `Violated`."""
 
 VALID, VIOLATION, UNKNOWN = 0, 1, 2
+_CODES = {"ok": VALID, "skipped": VALID, "violated": VIOLATION, "unknown": UNKNOWN}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,7 @@ def main(arguments: list[str]) -> int:
     for name in options.names or CHECKS:
         result = _run(name, scale)
         results.append(result)
-        code = max(code, {"ok": VALID, "violated": VIOLATION, "unknown": UNKNOWN}[result["verdict"]])
+        code = max(code, _CODES[result["verdict"]])
     if any(result["verdict"] == "violated" for result in results):
         code = VIOLATION
     print(json.dumps({"valid": {VALID: True, VIOLATION: False, UNKNOWN: "unknown"}[code], "checks": results}))
@@ -91,6 +93,8 @@ def _run(name: str, scale: Scale) -> dict[str, Any]:
     try:
         figures = module.run(scale)
         verdict, words = "ok", ""
+    except Skipped as reason:
+        verdict, words = "skipped", str(reason)
     except Exception as error:
         # The boundary of a check: what went wrong with it is told, and the others still run.
         violation = _violation_in(error)

@@ -178,6 +178,10 @@ class StoreDoor:
     def write(self, writes: Writes) -> None:
         raise AssertionError("writes run in a thread, or what stands for one")
 
+    def has_room(self) -> bool:
+        """The disk of a simulation is full or is not: there is no reserve."""
+        return True
+
     def install_step(self) -> bool:
         raise AssertionError("steps run in a thread, or what stands for one")
 

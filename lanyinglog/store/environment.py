@@ -46,7 +46,7 @@ from lanyinglog.store.log_store import (
     Writes,
 )
 from lanyinglog.store.pages import check_pages
-from lanyinglog.store.room import pages_at_most
+from lanyinglog.store.room import FULL, PAGES_PER_TRANSACTION, Room, pages_at_most
 from lanyinglog.store.search import find_seq, find_time
 from lanyinglog.store.state import State, advance
 
@@ -54,11 +54,8 @@ MAP_BYTES = (1 << 40) if sys.maxsize > 1 << 32 else (1 << 30)
 """The address space to reserve, hence the largest log: 1 TiB (1 GiB on a 32-bit machine). It costs nothing until it
 is used: the file grows only by what is written. `set_mapsize` on a running node would need every reader to stop."""
 
-_GROWTH_BYTES = 4 << 20
-"""The file grows by so much at a time, where there is room."""
 _MAP_BYTES_MIN = 1 << 28
 _MAP_BYTES_NEW = 1 << 20
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class LmdbStore:
@@ -71,7 +68,8 @@ class LmdbStore:
         self._env = env
         self._page_bytes: int = env.stat()["psize"]
         self._data = data
-        self._allocated = 0
+        self._has_room = True
+        self._room = Room(data, limit=env.info()["map_size"])
         self._writing = threading.Lock()
         self._failure: OSError | None = None
         self._databases = self._open_databases()
@@ -195,35 +193,39 @@ class LmdbStore:
         alone = self._writing.acquire(blocking=False)
         assert alone, "two writes at a time"
         try:
-            self._allocate(pages)
+            self._set_aside(pages)
             with self._env.begin(write=True) as txn:
                 after = replace(change(txn), transaction=txn.id())
                 # Written even when nothing else is: LMDB skips the sync of a transaction without a dirty page.
                 txn.put(layout.STATE_KEY, layout.encode_state(after), db=self._meta)
             self._state = after
+            self._has_room = self._room.has_reserve(self._end(PAGES_PER_TRANSACTION), self._free_bytes)
         except lmdb.Error as error:
             raise self._write_error(error) from error
         finally:
             self._writing.release()
 
-    def _allocate(self, pages: int) -> None:
-        """Has the file system set aside the ``pages`` that a transaction may write. A disk that gets full in the middle
-        of a write cuts it short, and LMDB reports that as EIO (`mdb_page_flush`), as if it were broken."""
-        info = self._env.info()
-        needed = (info["last_pgno"] + 1 + pages) * self._page_bytes
-        if self._allocated >= needed or not hasattr(os, "posix_fallocate"):
-            return
-        for size in (min(needed + _GROWTH_BYTES, info["map_size"]), min(needed, info["map_size"])):
-            try:
-                os.posix_fallocate(self._data, self._allocated, max(1, size - self._allocated))
-            except OSError as error:
-                if error.errno not in _FULL:
-                    raise self._failed(error.errno or errno.EIO, str(error)) from error
-                full = error
-            else:
-                self._allocated = size
-                return
-        raise StorageFull(f"the disk of {self.directory} is full: {full}")
+    def _end(self, pages: int) -> int:
+        """Where the file ends if ``pages`` are added, in bytes."""
+        return int(self._env.info()["last_pgno"] + 1 + pages) * self._page_bytes
+
+    def _set_aside(self, pages: int) -> None:
+        try:
+            self._room.set_aside(self._end(pages))
+        except OSError as error:
+            if error.errno not in FULL:
+                raise self._failed(error.errno or errno.EIO, str(error)) from error
+            raise StorageFull(f"the disk of {self.directory} is full: {error}") from error
+
+    def has_room(self) -> bool:
+        return self._has_room
+
+    def _free_bytes(self) -> int:
+        """Pages inside the file that hold nothing, or nearly so: the few of the list of free pages count as free."""
+        with self._reading() as txn:
+            trees = [self._env.stat(), *(txn.stat(each) for each in self._databases.values())]
+        used = sum(tree["branch_pages"] + tree["leaf_pages"] + tree["overflow_pages"] for tree in trees)
+        return self._end(0) - used * self._page_bytes
 
     def _put(self, txn: lmdb.Transaction[bytes], writes: Writes, after: State) -> State:
         if writes.truncate_from is not None:
@@ -277,7 +279,7 @@ class LmdbStore:
     def _write_error(self, error: lmdb.Error) -> Exception:
         if isinstance(error, lmdb.MapFullError):
             return StorageFull(f"{self.directory} has reached the {self._env.info()['map_size']} bytes it may use")
-        if error.code in _FULL:
+        if error.code in FULL:
             return StorageFull(f"the disk of {self.directory} is full: {error}")
         # LMDB's own codes are negative; whatever they say, this environment can't be written any more.
         return self._failed(error.code if error.code > 0 else errno.EIO, str(error))

@@ -204,6 +204,9 @@ class LogStore(Protocol):
     def bytes_used(self) -> int:
         """Bytes the log takes on disk."""
 
+    def has_room(self) -> bool:
+        """Whether the last write left the store with its reserve, so that more may be taken on; True before any."""
+
     def joined(self) -> bool:
         """False for a directory that was made anew and whose node has not yet found out what it may have promised
         before (`raft.joining`)."""

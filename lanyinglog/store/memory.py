@@ -94,6 +94,9 @@ class MemoryStore:
     def bytes_used(self) -> int:
         return sum(map(len, self.disk.entries.values())) + sum(map(len, self.disk.rows.values()))
 
+    def has_room(self) -> bool:
+        return True
+
     def joined(self) -> bool:
         return self.disk.state.joined
 

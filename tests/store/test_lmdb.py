@@ -420,13 +420,61 @@ def test_room_is_set_aside_before_a_write_begins(directory: Path, monkeypatch: p
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "posix_fallocate", full)
-        large = Writes(entries=[entry(3, command=bytes(4 << 20)), entry(4, command=bytes(4 << 20))])
+        large = Writes(entries=[entry(index, command=bytes(4 << 20)) for index in range(3, 7)])
         with pytest.raises(StorageFull, match="is full"):
             store.write(large)
         assert store.entries(1, 9, bytes_max=ALL) == entries(1, 2)
     store.write(large)
-    assert store.bounds() == (1, 4)
+    assert store.bounds() == (1, 6)
     assert os.stat(directory / "data.mdb").st_size >= store.bytes_used()
+    store.close()
+
+
+def test_a_reserve_outlasts_the_disk(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the disk is full the store says so while there is room for what is under way, and for the trims after it."""
+    store = open_store(directory)
+    store.write(applied([1, 1]))
+    assert store.has_room()
+
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    index = 3
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", full)
+        while store.has_room():
+            store.write(Writes(entries=[entry(index, command=bytes(1 << 20))]))
+            index += 1
+        for _ in range(4):
+            store.write(Writes(entries=[entry(index, command=bytes(1 << 20))]))
+            index += 1
+        assert not store.has_room()
+    store.write(Writes())
+    assert store.has_room()  # there is room again
+    store.close()
+
+
+def test_room_inside_the_file_is_room(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk is healed by a shorter log, though the file keeps its length."""
+    store = open_store(directory)
+    store.write(Writes(entries=[entry(index, command=bytes(1 << 20)) for index in range(1, 25)]))
+
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", full)
+        index = 25
+        while store.has_room():
+            store.write(Writes(entries=[entry(index, command=bytes(1 << 20))]))
+            index += 1
+        store.write(Writes(truncate_from=5))
+        store.write(Writes())
+        assert store.has_room()
+        for index in range(5, 13):
+            store.write(Writes(entries=[entry(index, command=bytes(1 << 20))]))
+            assert store.has_room()
+        assert store.bounds() == (1, 12)
     store.close()
 
 
