@@ -59,6 +59,7 @@ class CommitLoop:
         self._writer_limiter = trio.CapacityLimiter(1)
         self._turned = trio.lowlevel.ParkingLot()
         self._seen = (0, True)
+        self._leader: tuple[int, str | None] = (0, None)
         self._under_way: Writes | None = None
 
     # -------------------------------------------------------------------------------------- called by other tasks
@@ -118,6 +119,10 @@ class CommitLoop:
         if core.wants_write:
             self._write_due.set()
         self._turned.unpark_all()
+        leader = (core.replica.engine.term, core.replica.engine.leader)
+        if leader != self._leader and leader[1] != self._leader[1]:
+            log.info("leader", term=leader[0], leader=leader[1])
+        self._leader = leader
         seen = (core.tail.last_seq, core.batcher.has_room)
         if seen != self._seen:
             self._seen = seen
@@ -154,7 +159,7 @@ class CommitLoop:
         """The log has become another one: finish that on disk, and start from it."""
         assert self._renew is not None, "who takes part in a cluster can be sent a snapshot"
         self.installing = True
-        log.info("a snapshot replaces the log")
+        log.info("snapshot_begins")
         before = self.core
         while await self._step_installed():
             await trio.lowlevel.checkpoint()
@@ -164,7 +169,7 @@ class CommitLoop:
             trio.current_time(), self._wall_ns()
         )  # applies its two entries: no reader sees less than before
         self.installing = False
-        log.info("the log begins anew", first_seq=self.core.first_seq, last_seq=self.core.tail.last_seq)
+        log.info("snapshot_installed", first_seq=self.core.first_seq, last_seq=self.core.tail.last_seq)
         self._moved.unpark_all()
         self._turned.unpark_all()
 
@@ -174,7 +179,7 @@ class CommitLoop:
             try:
                 return await trio.to_thread.run_sync(self._store.install_step, limiter=self._writer_limiter)
             except StorageFull as error:
-                log.error("the disk is full in the middle of an installation", why=error.message)
+                log.error("disk_full", why=error.message)
                 await trio.sleep(STORAGE_RETRY_S)
 
     async def _written(self, writes: Writes) -> bool:
@@ -192,7 +197,7 @@ class CommitLoop:
 
     def _note_room(self, room: bool, why: str) -> None:
         if self.core.storage_full and room:
-            log.info("the disk has room again")
+            log.info("disk_room")
         elif not room and not self.core.storage_full:
-            log.error("the disk is full: publishes are declined until there is room", why=why)
+            log.error("disk_full", why=why)
         self.core.storage_full = not room

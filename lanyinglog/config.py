@@ -12,6 +12,7 @@ three use the same keys, and every complaint is a `ConfigError` that names the k
     heartbeat_s = 0.1
     election_timeout_s = 1.0
     i_accept_an_open_unencrypted_port = false
+    log_format = "auto"                  # text, json, or auto: text on a terminal, one JSON object a line elsewhere
 
     [peers]                              # every member, this one included
     n1 = "127.0.0.1:7520"
@@ -50,6 +51,7 @@ PEER_PORT_OFFSET = 100
 OPEN_NETWORK_KEY = "i_accept_an_open_unencrypted_port"
 SECRET_BYTES_MIN = 16
 SECRET_BYTES_MAX = 1024
+LOG_FORMATS = ("auto", "text", "json")
 MEMBERS_MAX = 9
 """Every member costs each commit a message and a sync; more than nine voters make a log slower, not safer."""
 
@@ -150,6 +152,7 @@ class NodeConfig:
     open_network: bool = False
     heartbeat_s: float = 0.1
     election_timeout_s: float = 1.0
+    log_format: str = "auto"
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
@@ -278,6 +281,12 @@ def _parse_number(key: str, value: Any) -> float:
     return number
 
 
+def _parse_log_format(key: str, value: Any) -> str:
+    if value not in LOG_FORMATS:
+        raise ConfigError(f"{key} must be {', '.join(LOG_FORMATS[:-1])} or {LOG_FORMATS[-1]}, not {value!r}")
+    return str(value)
+
+
 def _parse_switch(key: str, value: Any) -> bool:
     words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False, "": False}
     answer = words.get(str(value).lower())
@@ -314,6 +323,7 @@ _SETTINGS: dict[str, Callable[[str, Any], Any]] = {
     OPEN_NETWORK_KEY: _parse_switch,
     "heartbeat_s": _parse_number,
     "election_timeout_s": _parse_number,
+    "log_format": _parse_log_format,
 }
 SETTING_KEYS = tuple(_SETTINGS)
 """The keys that say which node this is and whom it talks to; the rest are limits."""

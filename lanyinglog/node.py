@@ -43,7 +43,7 @@ log = structlog.get_logger()
 
 def run(config: NodeConfig) -> int:
     """Run the node until it is told to stop; the process's exit code."""
-    configure_logging()
+    configure_logging(config.log_format)
     try:
         check_audited()
         trio.run(_serve, config, strict_exception_groups=True)
@@ -54,10 +54,11 @@ def run(config: NodeConfig) -> int:
     return 0
 
 
-def configure_logging() -> None:
-    """Structured lines on standard error: readable on a terminal, JSON elsewhere."""
-    terminal = sys.stderr.isatty()
-    renderer = structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer()
+def configure_logging(form: str = "auto") -> None:
+    """Structured lines on standard error, each an event with a name that stays (docs/logs.md): ``json`` one object a
+    line, ``text`` for people, ``auto`` text on a terminal and JSON elsewhere."""
+    text = form == "text" or (form == "auto" and sys.stderr.isatty())
+    renderer = structlog.dev.ConsoleRenderer() if text else structlog.processors.JSONRenderer()
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -69,7 +70,14 @@ def configure_logging() -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
+    logging.basicConfig(handlers=[_Forward()], level=logging.WARNING, force=True)
+
+
+class _Forward(logging.Handler):
+    """What libraries, and the sessions' last resort, say through `logging`, as events like all others."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        log.log(record.levelno, "said", logger=record.name, message=record.getMessage(), exc_info=record.exc_info)
 
 
 def _first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
@@ -80,10 +88,22 @@ def _first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
 
 
 def _exit_code(error: BaseException) -> int:
-    if isinstance(error, CorruptEntry | Diverged | LanyingError | OSError):
-        log.error("the node stops", why=str(error), kind=type(error).__name__)
-        return 1
-    raise error
+    kind = type(error).__name__
+    if not isinstance(error, Exception):
+        raise error  # Ctrl-C before anybody listened for it
+    if isinstance(error, OSError):
+        log.error("node_stops", why=str(error), kind=kind, advice=_FAILED_WRITE)
+    elif isinstance(error, CorruptEntry | Diverged | LanyingError):
+        log.error("node_stops", why=str(error), kind=kind, advice=getattr(error, "advice", "see docs/logs.md"))
+    else:
+        log.critical("node_stops", why=str(error), kind=kind, advice="report it, with this line", exc_info=error)
+    return 1
+
+
+_FAILED_WRITE = (
+    "check the disk (dmesg), then start the node again: what it could not make durable it has told nobody, and the"
+    " other nodes have it"
+)
 
 
 async def _serve(config: NodeConfig) -> None:
@@ -170,7 +190,7 @@ def _make_core(config: NodeConfig, store: LmdbStore) -> LogCore:
 def _finish_installation(store: LmdbStore) -> None:
     """A snapshot was replacing the log when the process ended: the rest of it needs no other node."""
     if store.installing():
-        log.info("a snapshot that was being installed is installed now")
+        log.info("snapshot_installed")
     while store.install_step():
         pass
 
@@ -198,9 +218,9 @@ async def _hand_over(hosted: HostedLog) -> None:
     while (successor := hosted.best_successor()) is not None:
         try:
             await hosted.transfer(successor)
-            log.info("handed over", to=successor)
+            log.info("handed_over", to=successor, why="the node stops")
         except LanyingError as error:
-            log.warning("could not hand over", to=successor, why=error.message)
+            log.warning("handover_failed", to=successor, why=error.message)
             return
 
 
@@ -214,9 +234,9 @@ async def step_aside_when_full(loop: CommitLoop, hosted: HostedLog) -> None:
             continue
         try:
             await hosted.transfer(successor)
-            log.info("handed over: the disk is full", to=successor)
+            log.info("handed_over", to=successor, why="the disk is full")
         except LanyingError as error:
-            log.warning("could not hand over", to=successor, why=error.message)
+            log.warning("handover_failed", to=successor, why=error.message)
         await trio.sleep(FULL_PAUSE_S)
 
 

@@ -57,6 +57,7 @@ MISTAKES = [
     ("[limits]\nconections_max = 5", "unknown key 'conections_max'; did you mean connections_max?"),
     ("[limits]\nentry_bytes_max = 4_194_304", "entry_bytes_max must be 1 to 2097152"),
     ("[limits]\nstore_bytes_max = 1", "store_bytes_max must be 33554432 to"),
+    ("log_format = 'xml'", "log_format must be auto, text or json, not 'xml'"),
     ("heartbeat_s = ", "is not valid TOML"),
 ]
 

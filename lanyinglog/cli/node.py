@@ -41,6 +41,7 @@ def _limits(pairs: tuple[str, ...]) -> dict[str, str]:
 @_setting("--secret-file", "secret_file", metavar="FILE", help="What peers must know to be heard.")
 @_setting("--heartbeat", "heartbeat_s", metavar="SECONDS", help="[0.1]")
 @_setting("--election-timeout", "election_timeout_s", metavar="SECONDS", help="[1.0]")
+@_setting("--log-format", "log_format", metavar="FORMAT", help="text, json, or auto: text on a terminal.  [auto]")
 @click.option("--limit", "limits", multiple=True, metavar="NAME=N", help="Overrule a limit, e.g. connections_max=50.")
 @click.option(
     "--i-accept-an-open-unencrypted-port",

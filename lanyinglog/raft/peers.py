@@ -163,7 +163,7 @@ class PeerNetwork:
                     self._up.remove(name)
                     self._link_changed(name, False)
             if complaint != last_complaint:
-                log.info("peer link down", peer=name, why=complaint)
+                log.info("link_down", peer=name, why=complaint)
                 last_complaint = complaint
             await trio.sleep(REDIAL_S)
 
@@ -177,7 +177,7 @@ class PeerNetwork:
                 await self._introduce(stream, name)
             self._outboxes[name].clear()
             self._up.add(name)
-            log.info("peer link up", peer=name)
+            log.info("link_up", peer=name)
             self._link_changed(name, True)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._watch, stream, nursery.cancel_scope)
@@ -242,9 +242,9 @@ class PeerNetwork:
                 decoder.frame_bytes_max = PEER_FRAME_BYTES_MAX
                 await self._listen(stream, decoder, sender)
         except LanyingError as error:
-            log.warning("peer link refused", peer=sender, why=error.message)
+            log.warning("link_refused", peer=sender, why=error.message)
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as error:
-            log.info("peer link lost", peer=sender, why=type(error).__name__)
+            log.info("link_lost", peer=sender, why=type(error).__name__)
 
     async def _identify(self, stream: trio.SocketStream, decoder: FrameDecoder) -> str:
         self._unknown += 1

@@ -80,9 +80,9 @@ def test_a_difference_that_asking_explains_is_no_skew() -> None:
 @pytest.mark.parametrize(
     ("lines", "words"),
     [
-        ([{"event": "ready", "level": "info"}, {"event": "peer link up", "level": "info"}], None),
+        ([{"event": "ready", "level": "info"}, {"event": "link_up", "level": "info"}], None),
         ([{"event": "ready", "level": "info"}, {"event": "stopping", "level": "info"}], "it was told to stop"),
-        ([{"event": "the node stops", "why": "entry 7 fails", "level": "error"}], "the node stops: entry 7 fails"),
+        ([{"event": "node_stops", "why": "entry 7 fails", "level": "error"}], "node_stops: entry 7 fails"),
     ],
     ids=["killed", "stopped", "ended by itself"],
 )
