@@ -8,7 +8,7 @@
 | state-machine safety: one entry at an applied index, one meaning (`ledger`) | Raft 5.4.3 |
 | commit never falls, is on this node's disk and on a majority's; applied <= commit | P1, audit 9, 10 |
 | no entry that is committed is ever dropped | audit 1 |
-| a leader counts for a follower only what is on its disk | audit 7, 10 |
+| a leader counts for a follower only what is on its disk, and only answers of its term | audit 7, 10 |
 | the window, the resends and the back-tracking are bounded | audit 4, 18, 21, 23 |
 | who is behind is told the term | audit 16 |
 | every ticket is answered | audit 19 |
@@ -67,6 +67,7 @@ class Invariants:
         self._votes: dict[tuple[str, int], str] = {}  # voter, term -> for whom
         self._entries: dict[tuple[int, int], tuple[int, int]] = {}  # index, term -> CRC, term of the entry before
         self._rewound_before = 0
+        self._counted_before: tuple[int, int] | None = None
         self._wipes_told: dict[int, int] = {}  # number of a `Join` -> how often its sender had lost its disk
         self.committed: list[tuple[int, int]] = []
         """(term, CRC) of each entry that any node knew to be committed, from index 1 on."""
@@ -358,9 +359,18 @@ class Invariants:
 
     def before_receive(self, node: Node, sender: str, message: PeerMessage) -> None:
         """``node`` is about to take ``message``."""
+        if isinstance(message, Appended) and message.term < node.core.replica.engine.term:
+            self._counted_before = self._counted(node, sender)
         if isinstance(message, Appended) and not message.success:
             follower = node.core.replica.guard.followers.get(sender)
             self._rewound_before = 0 if follower is None else follower.rewound_at
+
+    @staticmethod
+    def _counted(node: Node, peer: str) -> tuple[int, int] | None:
+        """What a leader counts for ``peer``, and what it will when its own sync is done."""
+        replica = node.core.replica
+        follower = replica.guard.followers.get(peer)
+        return (replica.engine.match_index(peer), follower.acked) if replica.leads and follower else None
 
     def after_receive(self, node: Node, sender: str, message: Any) -> None:
         """``node`` has taken ``message``."""
@@ -374,6 +384,11 @@ class Invariants:
                     f"{node.name} goes back for {sender} by an answer to append {message.number}, sent before the last"
                 )
                 raise Violation("stale refusals", words, ("node", node.name), ("node", sender))
+        if isinstance(message, Appended) and message.term < replica.engine.term:
+            before, self._counted_before = self._counted_before, None
+            if before not in (None, self._counted(node, sender)):
+                words = f"{node.name} leads in term {replica.engine.term} and counts an answer of term {message.term}"
+                raise Violation("answers count in their term", words, ("node", node.name), ("node", sender))
         is_deaf = node.installing or replica.joining is not None  # a newcomer speaks of its own accord
         is_late = isinstance(message, Append | Heartbeat | Committed | VoteRequest)
         if is_late and not is_deaf and message.term < replica.engine.term:
