@@ -14,6 +14,7 @@ from lanyinglog.commit_loop import CommitLoop
 from lanyinglog.errors import BadRequest, Trimmed
 from lanyinglog.hosted_log import HostedLog
 from lanyinglog.log_core import LogCore
+from lanyinglog.raft.messages import Heartbeat, Joined, Offer
 from lanyinglog.raft.replica import Timing
 from lanyinglog.store.environment import LmdbStore
 from lanyinglog.store.verify import verify
@@ -131,3 +132,37 @@ async def test_a_limit_that_makes_no_sense_is_refused(tmp_path: Path, changes: d
         assert hosted.log_info()["max_bytes"] == before["max_bytes"]
 
     await with_log(tmp_path / "main", use)
+
+
+async def test_a_node_says_in_words_what_it_lacks(tmp_path: Path) -> None:
+    store = LmdbStore.open(tmp_path / "main", node="n1", map_bytes=1 << 30)
+    core = LogCore(
+        node="n1",
+        members=["n1", "n2", "n3"],
+        store=store,
+        timing=Timing(),
+        uniform=lambda low, high: low,
+        now=0.0,
+        newcomer=True,
+    )
+    loop = CommitLoop(core=core, store=store, send=lambda to, message: None)
+    hosted = HostedLog(
+        "main",
+        loop=loop,
+        store=store,
+        client_of=lambda name: None,
+        connected=lambda name: False,
+        own_addresses=("x:1", "x:2"),
+    )
+    number = core.replica.joining.question(0).number if core.replica.joining else 0
+    assert "until n2, n3 told it" in hosted.status()["catch_up"]
+    core.receive("n2", Joined(3, number, blank=False, leads=True, last=900), 0.0)
+    assert "until n3 told it" in hosted.status()["catch_up"]
+    core.receive("n3", Joined(3, number, blank=False, leads=False, last=900), 0.0)
+    assert "does not vote until it has caught up" in hosted.status()["catch_up"]
+    core.receive("n2", Heartbeat(3, 900), 0.0)
+    core.receive("n2", Offer(3, 500, 480, 4_800, 50), 0.0)
+    assert hosted.status()["catch_up"] == "it has 0 % of a snapshot"
+    loop.installing = True
+    assert hosted.status()["catch_up"] == "it installs a snapshot"
+    store.close()
