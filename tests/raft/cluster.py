@@ -32,6 +32,8 @@ HEARTBEAT_S = 0.1
 ELECTION_S = 1.0
 STEP_S = 0.05
 _ROUNDS_MAX = 2_000
+WALL_NS = 1_800_000_000 * 10**9
+"""What right clocks say when the cluster's time is 0."""
 Link = tuple[str, str]
 
 
@@ -372,7 +374,7 @@ class LogNode(Node):
         self.core.receive(sender, message, now)
 
     def advance(self, now: float) -> None:
-        self.core.advance(now, int(now * 1e9) + self.wall_ns_ahead)
+        self.core.advance(now, WALL_NS + int(now * 1e9) + self.wall_ns_ahead)
 
     @property
     def wants_write(self) -> bool:
