@@ -26,7 +26,8 @@ Runs = Sequence[tuple[str, int]]
 class OneLog:
     """A log on a node of its own with almost no memory, and what it must hold."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, cache_bytes_max: int = 500) -> None:
+        self.cache_bytes_max = cache_bytes_max
         self.disk = MemoryDisk()
         self.wall_ns = 10**18
         self.batches = 0
@@ -43,7 +44,7 @@ class OneLog:
             timing=Timing(),
             uniform=lambda low, high: high,
             now=0.0,
-            cache_bytes_max=500,
+            cache_bytes_max=self.cache_bytes_max,
             checkpoint_entries=7,
         )
         self.history = History(self.store)
@@ -149,8 +150,8 @@ Step = tuple[str, Runs | None]
 Read = tuple[float, Sequence[str], int, int]
 
 
-def written(sequence: Sequence[Step]) -> OneLog:
-    log = OneLog()
+def written(sequence: Sequence[Step], *, cache_bytes_max: int = 500) -> OneLog:
+    log = OneLog(cache_bytes_max=cache_bytes_max)
     for step, what in sequence:
         if what is not None:
             log.publish(what, again=step == "publish twice")
@@ -188,10 +189,18 @@ def test_it_is_noticed_when_memory_or_index_lie(defect: str, monkeypatch: pytest
         run(ACROSS_THE_SEAM, [(0.0, ("b",), 100, 1 << 20)])
 
 
-def test_memory_is_bounded_by_what_is_stored(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It keeps what is not in a checkpoint yet, and of the rest no more than its bound."""
-    monkeypatch.setattr(tail_module, "HOT_ENTRIES_MAX", 4)
-    log = written(ACROSS_THE_SEAM)
+@pytest.mark.parametrize(
+    ("entries_max", "runs_max", "cache_bytes_max"),
+    [(4, 1_000, 1 << 20), (1_000, 8, 1 << 20), (1_000, 1_000, 400)],
+    ids=["entries", "runs", "bytes"],
+)
+def test_memory_is_bounded(
+    entries_max: int, runs_max: int, cache_bytes_max: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It keeps what is not in a checkpoint yet (seven entries at most), and of the rest no more than each bound."""
+    monkeypatch.setattr(tail_module, "HOT_ENTRIES_MAX", entries_max)
+    monkeypatch.setattr(tail_module, "HOT_RUNS_MAX", runs_max)
+    log = written(ACROSS_THE_SEAM, cache_bytes_max=cache_bytes_max)
     tail = log.core.tail
     assert tail.first_seq is not None
     assert len(log.messages) - tail.first_seq < 3 * (4 + 7 + 1)

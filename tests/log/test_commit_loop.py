@@ -1,0 +1,178 @@
+"""One write at a time beside a core that goes on turning; a full disk is waited out, a failing one ends the node."""
+
+from __future__ import annotations
+
+import errno
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+import trio.testing
+
+from lanyinglog import commit_loop
+from lanyinglog.batcher import Ticket
+from lanyinglog.commit_loop import CommitLoop
+from lanyinglog.errors import StorageFull
+from lanyinglog.log_core import LogCore
+from lanyinglog.raft.replica import Timing
+from lanyinglog.record import encode_batch, encode_columns, parse_batch
+from lanyinglog.store.log_store import Writes
+from lanyinglog.store.memory import MemoryStore
+
+pytestmark = pytest.mark.trio
+WAIT_S = 20
+
+
+class GatedStore(MemoryStore):
+    """Takes a write and comes back when its gate is open, or as told: full, or broken."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = threading.Event()
+        self.gate.set()
+        self.failure: Exception | None = None
+        self.under_way = 0
+        self.under_way_most = 0
+        self.begun = 0
+
+    def write(self, writes: Writes) -> None:
+        self.under_way += 1
+        self.begun += 1
+        self.under_way_most = max(self.under_way, self.under_way_most)
+        opened = self.gate.wait(WAIT_S)
+        self.under_way -= 1
+        assert opened
+        if self.failure is not None:
+            raise self.failure
+        super().write(writes)
+
+
+class Log:
+    """A loop on a node of its own, and what its store does."""
+
+    def __init__(self) -> None:
+        self.store = GatedStore()
+        core = LogCore(
+            node="n1",
+            members=["n1"],
+            store=self.store,
+            timing=Timing(),
+            uniform=lambda low, high: low,
+            now=trio.current_time(),
+        )
+        self.loop = CommitLoop(core=core, store=self.store, send=lambda to, message: None)
+        self.producer = 0
+
+    def submit(self) -> Ticket:
+        self.producer += 1
+        encoded = encode_batch(self.producer.to_bytes(16, "big"), 1, [encode_columns("t", [b"x"])])
+        ticket = self.loop.core.submit(parse_batch(encoded), trio.current_time())
+        self.loop.wake()
+        return ticket
+
+    @property
+    def leads_at_rest(self) -> bool:
+        """Whether its election is on disk, and nothing waits to be."""
+        core = self.loop.core
+        return core.replica.leads and not core.wants_write and not core.replica.journal.writing
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """A thread brings it about: nobody tells."""
+        while not condition():
+            await trio.lowlevel.checkpoint()
+
+
+@asynccontextmanager
+async def running() -> AsyncIterator[Log]:
+    log = Log()
+    with trio.fail_after(WAIT_S):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(log.loop.run)
+            await log.until(lambda: log.leads_at_rest)
+            try:
+                yield log
+            finally:
+                log.store.gate.set()
+            nursery.cancel_scope.cancel()
+
+
+async def test_the_core_goes_on_turning_while_a_write_is_under_way() -> None:
+    """What comes meanwhile waits together, and becomes the next entry."""
+    async with running() as log:
+        log.store.gate.clear()
+        begun = log.store.begun
+        tickets = [log.submit()]
+        await log.until(lambda: log.store.begun > begun)
+        for _ in range(3):
+            tickets.append(log.submit())
+            await log.loop.wait_turn()
+        assert [ticket.result for ticket in tickets] == [None] * 4
+        last_index = log.loop.core.replica.journal.last_index
+        log.store.gate.set()
+        assert [(await ticket.wait()).first_seq for ticket in tickets] == [1, 2, 3, 4]
+        assert log.loop.core.replica.journal.last_index == last_index + 1
+        assert log.store.under_way_most == 1
+
+
+async def test_a_full_disk_is_waited_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The transaction that found no room is tried again; meanwhile publishes are declined for certain."""
+    monkeypatch.setattr(commit_loop, "STORAGE_RETRY_S", 0.01)
+    async with running() as log:
+        before = log.submit()
+        await before.wait()
+        log.store.failure = StorageFull("no room")
+        ticket = log.submit()
+        await log.until(lambda: log.loop.core.storage_full)
+        with pytest.raises(StorageFull):
+            log.submit()
+        page = log.loop.core.tail.read(after=0, matches=lambda topic: True, messages_max=9, bytes_max=9_000)
+        assert page.messages == 1, "what is there can be read"
+        assert ticket.result is None
+        log.store.failure = None
+        assert (await ticket.wait()).first_seq == 2
+        assert not log.loop.core.storage_full
+        assert (await log.submit().wait()).first_seq == 3
+
+
+async def test_a_disk_that_fails_ends_the_loop_and_acknowledges_nothing() -> None:
+    """A later sync could succeed with the data gone: the truth is on the peers."""
+    tickets: list[Ticket] = []
+    with pytest.RaisesGroup(pytest.RaisesExc(OSError, match="rotten"), flatten_subgroups=True):
+        async with running() as log:
+            log.store.failure = OSError(errno.EIO, "rotten")
+            tickets.append(log.submit())
+            await trio.sleep_forever()
+    assert tickets[0].result is None
+
+
+async def test_readers_are_woken_when_there_is_something_to_read() -> None:
+    async with running() as log:
+        woken: list[int] = []
+
+        async def reader() -> None:
+            await log.loop.wait_moved()
+            woken.append(log.loop.core.tail.last_seq)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(reader)
+            await trio.testing.wait_all_tasks_blocked()
+            log.submit()
+        assert woken == [1]
+
+
+async def test_reading_from_peers_waits_for_a_disk_that_is_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was received and is not on disk is bounded (P8)."""
+    monkeypatch.setattr(commit_loop, "UNWRITTEN_BYTES_MAX", 50)
+    async with running() as log:
+        await log.loop.wait_unwritten()
+        log.store.gate.clear()
+        begun = log.store.begun
+        log.submit()
+        await log.until(lambda: log.store.begun > begun)
+        with trio.move_on_after(0.05) as waited:
+            await log.loop.wait_unwritten()
+        assert waited.cancelled_caught, "the disk is behind"
+        log.store.gate.set()
+        await log.loop.wait_unwritten()
