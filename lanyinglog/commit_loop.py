@@ -20,6 +20,7 @@ import trio
 
 from lanyinglog.errors import StorageFull
 from lanyinglog.log_core import LogCore
+from lanyinglog.machine.members import Members
 from lanyinglog.raft.messages import PeerMessage
 from lanyinglog.store.log_store import LogStore, Writes
 
@@ -33,7 +34,8 @@ log = structlog.get_logger()
 
 
 class CommitLoop:
-    """See the module. ``send(to, message)`` never blocks; ``renew()`` makes a core from what is in the store."""
+    """See the module. ``send(to, message)`` never blocks; ``renew()`` makes a core from what is in the store;
+    ``members_changed(members, departed)`` hears of each change of members, committed or not, and of who left."""
 
     def __init__(
         self,
@@ -44,8 +46,11 @@ class CommitLoop:
         wall_ns: Callable[[], int] = time.time_ns,
         renew: Callable[[], LogCore] | None = None,
         wrote: Callable[[float], None] = lambda seconds: None,
+        members_changed: Callable[[Members, frozenset[str]], None] = lambda members, departed: None,
     ) -> None:
         self.core = core
+        self._members_changed = members_changed
+        self._members = (core.members, core.departed)
         self.installing = False
         """Whether a snapshot is replacing the log: the store can't be read and the core is dead."""
         self._renew = renew
@@ -118,6 +123,10 @@ class CommitLoop:
             self._send(outgoing.to, outgoing.message)
         if core.wants_write:
             self._write_due.set()
+        members = (core.members, core.departed)
+        if members != self._members:
+            self._members = members
+            self._members_changed(*members)
         self._turned.unpark_all()
         leader = (core.replica.engine.term, core.replica.engine.leader)
         if leader != self._leader and leader[1] != self._leader[1]:

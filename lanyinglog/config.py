@@ -11,10 +11,11 @@ three use the same keys, and every complaint is a `ConfigError` that names the k
     secret_file = "cluster.secret"       # relative to this file; peers prove that they know it
     heartbeat_s = 0.1
     election_timeout_s = 1.0
+    join = false                         # true: this node is new and is to be added to a cluster that runs
     i_accept_an_open_unencrypted_port = false
     log_format = "auto"                  # text, json, or auto: text on a terminal, one JSON object a line elsewhere
 
-    [peers]                              # every member, this one included
+    [peers]                              # every member, this one included; the log overrules it when members change
     n1 = "127.0.0.1:7520"
     n2 = "127.0.0.1:7521"
 
@@ -138,7 +139,8 @@ class Limits:
 class NodeConfig:
     """One node, ready to run. ``peers`` has the peer address of every member, this node included.
 
-    ``clients`` has client addresses of members as far as they are known beforehand; nodes also tell each other.
+    ``join``: it is no member yet, and has never been one under this name. ``clients`` has client addresses of members
+    as far as they are known beforehand; nodes also tell each other.
     """
 
     node: str
@@ -150,6 +152,7 @@ class NodeConfig:
     cluster: str = "lanyinglog"
     secret: bytes | None = field(default=None, repr=False)
     open_network: bool = False
+    join: bool = False
     heartbeat_s: float = 0.1
     election_timeout_s: float = 1.0
     log_format: str = "auto"
@@ -173,6 +176,8 @@ class NodeConfig:
             )
         if len(self.peers) > MEMBERS_MAX:
             raise ConfigError(f"peers has {len(self.peers)} members; at most {MEMBERS_MAX} are allowed")
+        if self.join and len(self.peers) < 2:
+            raise ConfigError("join needs the members to be joined in peers")
         if len(set(self.peers.values())) < len(self.peers):
             raise ConfigError("peers gives two members the same address")
         strangers = set(self.clients) - set(self.peers)
@@ -321,6 +326,7 @@ _SETTINGS: dict[str, Callable[[str, Any], Any]] = {
     "cluster": _parse_cluster,
     "secret_file": _parse_path,
     OPEN_NETWORK_KEY: _parse_switch,
+    "join": _parse_switch,
     "heartbeat_s": _parse_number,
     "election_timeout_s": _parse_number,
     "log_format": _parse_log_format,

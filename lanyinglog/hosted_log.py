@@ -14,6 +14,7 @@ from lanyinglog.commit_loop import CommitLoop
 from lanyinglog.errors import BadRequest, Busy, CorruptEntry, HandoverFailed, NotLeader, Trimmed
 from lanyinglog.log_core import LogCore
 from lanyinglog.machine import retention
+from lanyinglog.machine.members import removed
 from lanyinglog.record import BatchView
 from lanyinglog.service import Page, TopicStat
 from lanyinglog.store.log_store import LogStore
@@ -85,7 +86,7 @@ class HostedLog:
         successor = self.best_successor() if to is None else to
         if successor == replica.node:
             return successor
-        if successor is None or successor not in replica.guard.peers:
+        if successor is None or successor not in replica.guard.voters:
             raise BadRequest(f"no node {to!r} to hand over to" if to else "no other node is connected")
         if not self._connected(successor):
             raise HandoverFailed(f"{successor} is not connected")
@@ -103,7 +104,7 @@ class HostedLog:
     def best_successor(self) -> str | None:
         """The connected node with the most of the log on its disk, while this node leads."""
         replica = self._core.replica
-        candidates = [name for name in replica.guard.peers if self._connected(name)]
+        candidates = [name for name in replica.guard.peers if name in replica.guard.voters and self._connected(name)]
         return max(candidates, key=replica.engine.match_index, default=None) if replica.leads else None
 
     async def wait_beyond(self, seq: int) -> None:
@@ -168,6 +169,26 @@ class HostedLog:
         self._loop.wake()
         await ticket.wait()
 
+    async def add_member(self, name: str, peer: str) -> None:
+        ticket = self._core.add_member(name, peer, trio.current_time())
+        self._loop.wake()
+        await ticket.wait()
+
+    async def remove_member(self, name: str) -> None:
+        replica = self._core.replica
+        if replica.leads and name == replica.node:
+            removed(self._core.members, name, reachable=self._core.reachable(trio.current_time()))
+            await self.transfer(None)
+            raise NotLeader(f"{name} handed over, to be removed", hint=self._leader_client())
+        ticket = self._core.remove_member(name, trio.current_time())
+        self._loop.wake()
+        await ticket.wait()
+
+    def members(self) -> dict[str, Any]:
+        members = self._core.members
+        table = {name: {"peer": member.peer, "votes": member.votes} for name, member in sorted(members.table.items())}
+        return {"members": table, "departed": sorted(members.departed)}
+
     def log_info(self) -> dict[str, Any]:
         core = self._core
         limits = retention.as_dict(core.machine.retention)
@@ -197,7 +218,7 @@ class HostedLog:
             "pid": os.getpid(),
             "client": self._own_client,
             "peer": self._own_peer,
-            "role": str(self._core.replica.role),
+            "role": self._role(),
             "term": engine.term,
             "commit": engine.commit,
             "applied": self._core.machine.applied,
@@ -212,7 +233,14 @@ class HostedLog:
             "catch_up": self._catch_up(),
             "peers": self._peer_status(),
             "health": self._health(),
+            "members": {name: "voter" if one.votes else "learner" for name, one in self._core.members.table.items()},
         }
+
+    def _role(self) -> str:
+        replica = self._core.replica
+        if replica.leads or replica.node in replica.guard.voters:
+            return str(replica.role)
+        return "learner" if replica.node in self._core.members.table else "stranger"
 
     def _peer_status(self) -> dict[str, Any]:
         """What this node knows of the others; ``match`` and ``lag`` (entries) only while it leads."""

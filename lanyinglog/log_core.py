@@ -14,19 +14,21 @@ entry in its log, committed or not, from the moment it leads. So they rise over 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from lanyinglog.batcher import Batcher, BatcherLimits, Proposal, Ticket
 from lanyinglog.errors import Busy, NotLeader, StorageFull
 from lanyinglog.machine.commands import (
     KIND_BATCH,
+    KIND_MEMBERS,
     KIND_SETTINGS,
     KIND_TRIM,
     encode_command,
     encode_entry,
     parse_entry,
 )
+from lanyinglog.machine.members import Members, added, members_in, removed
 from lanyinglog.machine.retention import encode_settings, encode_trim
 from lanyinglog.machine.state_machine import StateMachine
 from lanyinglog.raft.messages import PeerMessage
@@ -67,7 +69,7 @@ class LogCore:
         self,
         *,
         node: str,
-        members: Iterable[str],
+        members: Members,
         store: LogStore,
         timing: Timing,
         uniform: Callable[[float, float], float],
@@ -97,7 +99,8 @@ class LogCore:
         self.trimmer = Trimmer(store=store, machine=self.machine)
         self.replica = Replica(
             node=node,
-            members=members,
+            members=self.machine.members or members,
+            members_in=members_in,
             store=store,
             applied=self.machine.applied,
             apply=self._apply,
@@ -122,13 +125,43 @@ class LogCore:
 
     def configure(self, changes: Mapping[str, int | None], now: float) -> Ticket:
         """Have limits of retention changed (`machine.retention`). `BadRequest`, `NotLeader`, `Busy`: definite."""
-        body = encode_settings(changes)
+        return self._command(KIND_SETTINGS, encode_settings(changes), now)
+
+    def add_member(self, name: str, peer: str, now: float) -> Ticket:
+        """Have ``name`` at ``peer`` join as a learner, which votes once it has caught up; errors as in `configure`."""
+        return self._change_members(added(self.members, name, peer), now)
+
+    def remove_member(self, name: str, now: float) -> Ticket:
+        """Have ``name``, not this node itself, leave; errors as in `configure`."""
+        return self._change_members(removed(self.members, name, reachable=self.reachable(now)), now)
+
+    def reachable(self, now: float) -> frozenset[str]:
+        """The members that this node, the leader, has heard of late, and itself."""
+        return frozenset(one for one in self.members.table if self.replica.is_reachable(one, now))
+
+    @property
+    def members(self) -> Members:
+        """The newest configuration in this node's log, committed or not."""
+        return self.replica.membership.current
+
+    @property
+    def departed(self) -> frozenset[str]:
+        """Who has left, by what is committed: what is not may still come to nothing."""
+        return self.replica.membership.settled.departed
+
+    def _change_members(self, members: Members, now: float) -> Ticket:
+        obstacle = self.replica.why_no_change() if self.replica.leads else None
+        if obstacle is not None or any(command.kind == KIND_MEMBERS for command in self._commands):
+            raise Busy(obstacle or "another change of members waits already")
+        return self._command(KIND_MEMBERS, members.encode(), now)
+
+    def _command(self, kind: int, body: bytes, now: float) -> Ticket:
         if not self.replica.leads:
             raise NotLeader("this node does not lead the log", hint=self.leader_hint())
         if len(self._commands) >= SETTINGS_WAITING_MAX:
             raise Busy(f"{SETTINGS_WAITING_MAX} changes of settings wait already")
         ticket = self.batcher.ticket(now)
-        self._commands.append(_Command(KIND_SETTINGS, body, ticket))
+        self._commands.append(_Command(kind, body, ticket))
         return ticket
 
     def transfer(self, to: str, now: float) -> None:
@@ -147,6 +180,7 @@ class LogCore:
         self._expire_commands(now)
         self._notice_leadership()
         self._check_retention(now, wall_ns)
+        self._promote_learner(now)
         can_append = self.replica.may_append and not self.replica.journal.writing
         if can_append and self._commands:
             self._propose_command(now, wall_ns)
@@ -166,6 +200,13 @@ class LogCore:
         if point is not None:
             self._trim_proposed = point.first_index
             self._commands.append(_Command(KIND_TRIM, encode_trim(point), None))
+
+    def _promote_learner(self, now: float) -> None:
+        """Let a learner vote as soon as it has caught up."""
+        if self._led_term and self.members.learners and not self._commands:
+            name = self.replica.caught_up_learner(now)
+            if name is not None and self.replica.why_no_change() is None:
+                self._commands.append(_Command(KIND_MEMBERS, self.members.with_voter(name).encode(), None))
 
     def _propose_command(self, now: float, wall_ns: int) -> None:
         """One entry of the next command that is no batch; appended in this turn or not at all."""

@@ -4,7 +4,7 @@ Start: data directory opened and checked, listeners bound (so that a taken port 
 ``{"event": "ready", ...}`` on standard error once clients are served. Stop (SIGTERM or Ctrl-C): leadership is handed
 over, no new requests, one last checkpoint, exit 0. What makes going on unsafe ends the process with exit code 1 and
 says why: a failed sync (the truth is then on the peers), a damaged entry the log needs, a leader that contradicts what
-is committed.
+is committed. A node that was removed from the cluster says so and ends with exit code 0.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ import trio
 
 from lanyinglog.batcher import BatcherLimits
 from lanyinglog.commit_loop import CommitLoop
-from lanyinglog.config import Address, Limits, NodeConfig
+from lanyinglog.config import Address, Limits, NodeConfig, parse_address
 from lanyinglog.errors import ConfigError, CorruptEntry, LanyingError
 from lanyinglog.health import Health
 from lanyinglog.hosted_log import HostedLog
 from lanyinglog.log_core import LogCore
+from lanyinglog.machine.members import Members
 from lanyinglog.raft.engine import check_audited
 from lanyinglog.raft.guard import Diverged
-from lanyinglog.raft.peers import PeerIdentity, PeerNetwork
+from lanyinglog.raft.peers import PeerIdentity, PeerNetwork, Removed
 from lanyinglog.raft.replica import Timing
 from lanyinglog.session import NodeIdentity, serve_clients
 from lanyinglog.store.environment import LmdbStore
@@ -49,7 +50,7 @@ def run(config: NodeConfig) -> int:
         trio.run(_serve, config, strict_exception_groups=True)
     except BaseExceptionGroup as group:
         return _exit_code(_first_cause(group))
-    except (LanyingError, OSError, Diverged) as error:
+    except (LanyingError, OSError, Diverged, Removed) as error:
         return _exit_code(error)
     return 0
 
@@ -91,6 +92,9 @@ def _exit_code(error: BaseException) -> int:
     kind = type(error).__name__
     if not isinstance(error, Exception):
         raise error  # Ctrl-C before anybody listened for it
+    if isinstance(error, Removed):
+        log.info("node_removed", why=str(error))
+        return 0
     if isinstance(error, OSError):
         log.error("node_stops", why=str(error), kind=kind, advice=_FAILED_WRITE)
     elif isinstance(error, CorruptEntry | Diverged | LanyingError):
@@ -135,17 +139,14 @@ async def _run_log(
     renew = partial(_make_core, config, store)
     health = Health(config.data, connections_max=limits.connections_max)
     loop = CommitLoop(
-        core=renew(), store=store, send=lambda to, message: network.send(to, message), renew=renew, wrote=health.wrote
+        core=renew(),
+        store=store,
+        send=lambda to, message: network.send(to, message),
+        renew=renew,
+        wrote=health.wrote,
+        members_changed=lambda members, departed: network.set_peers(_peer_addresses(config, members), departed),
     )
-    network = PeerNetwork(
-        identity=PeerIdentity(config.node, config.cluster, client_address, config.secret),
-        peers=config.peers,
-        outbox_bytes_max=limits.peer_outbox_bytes_max,
-        receive=loop.receive,
-        link_changed=loop.peer_link_changed,
-        wait_room=loop.wait_unwritten,
-    )
-    network.clients.update({name: str(address) for name, address in config.clients.items()})
+    network = _make_network(config, loop, client_address)
     hosted = HostedLog(
         LOG_NAME,
         loop=loop,
@@ -172,11 +173,26 @@ async def _run_log(
         await loop.finish()
 
 
+def _make_network(config: NodeConfig, loop: CommitLoop, client_address: str) -> PeerNetwork:
+    own_peer = str(config.peers[config.node])
+    network = PeerNetwork(
+        identity=PeerIdentity(config.node, config.cluster, client_address, own_peer, config.secret),
+        peers=_peer_addresses(config, loop.core.members),
+        outbox_bytes_max=config.limits.peer_outbox_bytes_max,
+        receive=loop.receive,
+        link_changed=loop.peer_link_changed,
+        wait_room=loop.wait_unwritten,
+    )
+    network.set_peers(_peer_addresses(config, loop.core.members), loop.core.departed)
+    network.clients.update({name: str(address) for name, address in config.clients.items()})
+    return network
+
+
 def _make_core(config: NodeConfig, store: LmdbStore) -> LogCore:
     """The log as it is in the store."""
     return LogCore(
         node=config.node,
-        members=config.peers,
+        members=_initial_members(config),
         store=store,
         timing=Timing(config.heartbeat_s, config.election_timeout_s),
         uniform=random.SystemRandom().uniform,
@@ -185,6 +201,20 @@ def _make_core(config: NodeConfig, store: LmdbStore) -> LogCore:
         cache_bytes_max=config.limits.hot_cache_bytes_max,
         newcomer=not store.joined(),
     )
+
+
+def _initial_members(config: NodeConfig) -> Members:
+    """Who belongs to the log until an entry says otherwise: all in the settings, but not who is still to be added."""
+    peers = {name: str(address) for name, address in config.peers.items()}
+    if config.join:
+        del peers[config.node]
+    return Members.of(peers)
+
+
+def _peer_addresses(config: NodeConfig, members: Members) -> dict[str, Address]:
+    """Where the members are: as the settings say, which their owner can change, else as the log does."""
+    known = {name: parse_address(f"members.{name}", member.peer) for name, member in members.table.items()}
+    return {name: config.peers.get(name, address) for name, address in known.items()}
 
 
 def _finish_installation(store: LmdbStore) -> None:

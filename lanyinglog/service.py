@@ -105,6 +105,17 @@ class LogService(Protocol):
         """Have limits changed: ``age_s``, ``bytes``, ``messages``, None for no limit; those left out stay. Returns when
         that is committed. `NotLeader` (with hint), `BadRequest`, `OutcomeUnknown`, and what `submit` raises."""
 
+    async def add_member(self, name: str, peer: str) -> None:
+        """Have ``name`` at the peer address ``peer`` join: it is sent all there is, and votes once it has that. Returns
+        when it is committed that it belongs; errors as of `set_retention`."""
+
+    async def remove_member(self, name: str) -> None:
+        """Have ``name`` leave, for good. If it is this node, the leader, leadership moves on first and `NotLeader` says
+        where; errors as of `set_retention`, `BadRequest` if the quorum would be lost."""
+
+    def members(self) -> dict[str, Any]:
+        """``members``: node -> {peer, votes}, ``departed``: the names of those who left."""
+
     def log_info(self) -> dict[str, Any]:
         """What is kept and what is there: one flat JSON object (docs/protocol.md)."""
 
@@ -113,6 +124,7 @@ class LogService(Protocol):
 
     def status(self) -> dict[str, Any]:
         """``node, pid, client, peer, role, term, commit, applied, last_seq, leader, leader_client, log, first_seq,
-        durable, file_bytes, catch_up, peers``: one flat JSON object; ``peers`` maps node -> {match, lag, connected,
-        snapshot}. ``leader_client`` is the leader's client address or None; ``catch_up`` says in words what a node does
-        that is not up to date, else None; ``snapshot`` is the percentage that a peer has drawn of one, or None."""
+        durable, file_bytes, catch_up, peers, members``: one flat JSON object; ``peers`` maps node -> {match, lag,
+        connected, snapshot}, ``members`` node -> voter or learner. ``leader_client`` is the leader's client address or
+        None; ``catch_up`` says in words what a node does that is not up to date, else None; ``snapshot`` is the
+        percentage that a peer has drawn of one, or None."""

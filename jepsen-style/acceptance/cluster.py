@@ -64,12 +64,13 @@ def command(*arguments: str) -> list[str]:
 
 
 class Cluster:
-    """``nodes`` nodes in a directory of their own, on free ports of loopback. Made by `running`."""
+    """``nodes`` nodes in a directory of their own, on free ports of loopback, with ports for as many as ``room`` when
+    nodes join. Made by `running`."""
 
-    def __init__(self, directory: Path, *, nodes: int) -> None:
+    def __init__(self, directory: Path, *, nodes: int, room: int = 0) -> None:
         self.directory = directory
         self.nodes = nodes
-        self.port = free_port(nodes)
+        self.port = free_port(max(nodes, room))
         self._paused: set[int] = set()
 
     @property
@@ -160,10 +161,10 @@ def memory_bytes(pid: int) -> int:
 
 
 @contextlib.contextmanager
-def running(*, nodes: int = 3, started: bool = True) -> Iterator[Cluster]:
+def running(*, nodes: int = 3, room: int = 0, started: bool = True) -> Iterator[Cluster]:
     """A cluster, started; afterwards its processes and its directory are gone, whatever happened."""
     directory = Path(tempfile.mkdtemp(prefix="lanyinglog-check-"))
-    cluster = Cluster(directory, nodes=nodes)
+    cluster = Cluster(directory, nodes=nodes, room=room)
     try:
         if started:
             cluster.start()

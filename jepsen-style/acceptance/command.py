@@ -27,6 +27,7 @@ CHECKS = (
     "retention",
     "wipe",
     "full_disk",
+    "members",
 )
 """Modules of `acceptance.checks`, in the order in which they run. Each has a docstring, whose first line is the claim,
 and ``run(scale) -> figures``, which raises `Violated`."""

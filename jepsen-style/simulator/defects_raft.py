@@ -11,9 +11,10 @@ from lanyinglog.raft import messages as messages_module
 from lanyinglog.raft.election import Election
 from lanyinglog.raft.engine import Engine, Role
 from lanyinglog.raft.follower import Follower
-from lanyinglog.raft.guard import NEVER_WAITS, Guard
+from lanyinglog.raft.guard import Guard
 from lanyinglog.raft.journal import Journal
 from lanyinglog.raft.messages import Append, Appended, PeerMessage, PreVote, PreVoteRequest, Vote, VoteRequest
+from lanyinglog.raft.outgoing import NEVER_WAITS
 from lanyinglog.raft.replica import Replica
 from lanyinglog.store import environment, memory
 from lanyinglog.store import state as state_module
@@ -234,7 +235,7 @@ def votes_count_twice() -> Sequence[Change]:
 @defect("a node that hears nobody starts an election at once, without asking", audit="15")
 def no_pre_vote() -> Sequence[Change]:
     def ask(self: Replica, now: float) -> None:
-        self.election._rearm(now)
+        self.election.rearm(now)
         self._campaign(now)
 
     return [(Replica, "_ask_for_election", ask)]

@@ -145,12 +145,12 @@ def newcomer_votes_at_once() -> Sequence[Change]:
 
 @defect("a node that lost its disk votes before it has what it may have acknowledged")
 def newcomer_votes_too_early() -> Sequence[Change]:
-    return [(Joining, "is_done", lambda self, *, term, reached: self.heard_all)]
+    return [(Joining, "is_done", lambda self, *, term, reached: self.heard_enough)]
 
 
 @defect("a node that lost its disk believes the first answer, not that of all")
 def newcomer_asks_one() -> Sequence[Change]:
-    return [(Joining, "heard_all", property(lambda self: bool(self._terms) or not self._peers))]
+    return [(Joining, "heard_enough", property(lambda self: bool(self._terms) or not self._peers))]
 
 
 @defect("a leader counts what a node had before it lost its disk")

@@ -48,6 +48,8 @@ class Ending:
             self._calm_down()
             self._follower_returns()
             self._leader_is_cut_off()
+        if world.plan.changes_members:
+            self._within("it is known who belongs", world.members.settle)
         self._within("all nodes have the same log", self._is_even)
         self._check_state()
         self._check_bases()
@@ -78,7 +80,8 @@ class Ending:
 
     def _sound(self) -> list[Node]:
         """Nodes whose disks are whole: the others may stop at any read."""
-        return [node for node in self._world.nodes.values() if not node.lost_for_good and not node.disk.damaged]
+        nodes = self._world.nodes.values()
+        return [node for node in nodes if node.belongs and not node.lost_for_good and not node.disk.damaged]
 
     def _is_even(self) -> bool:
         nodes = self._sound()

@@ -120,8 +120,9 @@ class Faults:
         if not node.runs or node.stopping:
             return None
         replica = node.core.replica
-        if replica.leads and replica.guard.peers and self._source.random() < 0.5:
-            node.run(node.core.transfer, self._source.choice(replica.guard.peers), node.now)
+        others = sorted(replica.guard.voters - {node.name})
+        if replica.leads and others and self._source.random() < 0.5:
+            node.run(node.core.transfer, self._source.choice(others), node.now)
             self._world.schedule.after(self._scale * 0.2, node.stop_cleanly)
         else:
             node.stop_cleanly()
@@ -339,12 +340,21 @@ class Faults:
         self._world.schedule.after(self._scale * self._source.uniform(4, 10), node.start)
         return node.name
 
+    # ------------------------------------------------------------------------------------------------- membership
+    def _member_add(self) -> str | None:
+        """The operator adds a node."""
+        return self._world.members.add()
+
+    def _member_remove(self) -> str | None:
+        """The operator removes a node."""
+        return self._world.members.remove()
+
     # ------------------------------------------------------------------------------------------------- leadership
     def _transfer(self) -> str | None:
         """The operator moves leadership."""
         for node in self._world.nodes.values():
-            if node.runs and node.core.replica.leads and node.core.replica.guard.peers:
-                to = self._source.choice(node.core.replica.guard.peers)
+            if node.runs and node.core.replica.leads and len(node.core.replica.guard.voters) > 1:
+                to = self._source.choice(sorted(node.core.replica.guard.voters - {node.name}))
                 if node.core.replica.handing_over is None:
                     node.run(node.core.transfer, to, node.now)
                     node.run(node.wake)

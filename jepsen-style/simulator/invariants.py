@@ -195,7 +195,7 @@ class Invariants:
             index = len(self.committed) + 1
             term, crc = seen.log[index - 1]
             if index > 1 and not self._own_no_op(node, index):
-                self.check_durable(index, term, crc, f"{node.name} commits entry {index}")
+                self.check_durable(node, index, term, crc, f"commits entry {index}")
             self.committed.append((term, crc))
             self._committed_in.append(node.core.replica.engine.term)
 
@@ -203,15 +203,20 @@ class Invariants:
         """A node that is alone commits the no-op of its election with it, before its sync. It holds no message, nothing
         of it leaves the node, and all before it is on the disk; so the engine is left to do so."""
         term, crc = self._seen[node.name].log[index - 1]
-        return len(self._world.names) == 1 and crc == entry_crc(index, term, NO_OP)
+        alone = node.core.replica.guard.voters == {node.name}
+        return alone and crc == entry_crc(index, term, NO_OP)
 
-    def check_durable(self, index: int, term: int, crc: int, who: str) -> None:
-        """Entry ``index`` is on the disks of a majority."""
-        nodes = self._world.nodes
-        holders = [name for name, node in nodes.items() if self._holds(node, index, (term, crc))]
-        if 2 * len(holders) <= len(nodes):
-            words = f"{who}; entry {index} of term {term} is on disk on {holders} of {len(nodes)} nodes"
-            raise Violation("P1 durable", words, ("entry", index))
+    def check_durable(self, node: Node, index: int, term: int, crc: int, what: str) -> None:
+        """Entry ``index`` is on the disks of a majority of the members by whom ``node``, a leader, decides, or of those
+        it had before their last change."""
+        membership = node.core.replica.membership
+        nodes = self._world.nodes.items()
+        holders = {name for name, other in nodes if self._holds(other, index, (term, crc))}
+        for voters in (membership.current.voters, membership.settled.voters):
+            if 2 * len(holders & voters) > len(voters):
+                return
+        words = f"{node.name} {what}; entry {index} of term {term} is on disk on {sorted(holders)} of {sorted(voters)}"
+        raise Violation("P1 durable", words, ("entry", index))
 
     def _holds(self, node: Node, index: int, entry: tuple[int, int]) -> bool:
         """A disk that was lost counts: it had the entry when the node said so, and none but one is lost at a time."""
@@ -242,7 +247,8 @@ class Invariants:
         self.elections += 1
         self._world.note("leads", ("node", node.name), ("term", term))
         voters = {voter for (voter, voted), whom in self._votes.items() if voted == term and whom == node.name}
-        if 2 * len(voters | {node.name}) <= len(self._world.names):
+        members = node.core.replica.guard.voters
+        if 2 * len((voters | {node.name}) & members) <= len(members):
             words = f"{node.name} leads in term {term} by votes of {sorted(voters)}"
             raise Violation("election safety", words, ("term", term), ("node", node.name))
         log = self._seen[node.name].log
@@ -389,7 +395,8 @@ class Invariants:
             if before not in (None, self._counted(node, sender)):
                 words = f"{node.name} leads in term {replica.engine.term} and counts an answer of term {message.term}"
                 raise Violation("answers count in their term", words, ("node", node.name), ("node", sender))
-        is_deaf = node.installing or replica.joining is not None  # a newcomer speaks of its own accord
+        # A newcomer speaks of its own accord; who has left is not heard.
+        is_deaf = node.installing or replica.joining is not None or sender in replica.guard.departed
         is_late = isinstance(message, Append | Heartbeat | Committed | VoteRequest)
         if is_late and not is_deaf and message.term < replica.engine.term:
             outbox = replica.guard.outbox

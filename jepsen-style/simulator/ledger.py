@@ -180,7 +180,7 @@ class Ledger:
             raise Violation("P1 durable", words, ("node", node.name))
         index = self._index_of[ack.first_seq - 1]
         entry = self.entries[index - 1]
-        self._world.invariants.check_durable(index, entry.term, entry.crc, f"{node.name} acknowledges seq {last}")
+        self._world.invariants.check_durable(node, index, entry.term, entry.crc, f"acknowledges seq {last}")
 
     def settled(self, batch: SentBatch, result: Ack | LanyingError) -> None:
         """The producer learnt what became of ``batch``."""

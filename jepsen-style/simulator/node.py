@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from lanyinglog.batcher import BatcherLimits
 from lanyinglog.errors import CorruptEntry, StorageFull, StoreError
 from lanyinglog.log_core import LogCore
+from lanyinglog.machine.members import Members
 from lanyinglog.raft.guard import Diverged
 from lanyinglog.raft.messages import PeerMessage
 from lanyinglog.store.log_store import LogStore, Writes
@@ -73,6 +74,10 @@ class Node:
         """A snapshot is replacing its log: as in `CommitLoop`, it hears and says nothing."""
         self.lost_for_good = False
         """Its disk is damaged and it knows: it will not start again."""
+        self.settings = list(world.founders)
+        """Who the members are by its settings."""
+        self.belongs = name in world.founders
+        """Whether it is, or is to be, a member: else nobody starts it."""
         self.fuse: int | None = None
         self.slow_s = 0.0
         """So much longer each turn of its loop takes to come."""
@@ -98,7 +103,7 @@ class Node:
     # ------------------------------------------------------------------------------------------------------- life
     def start(self) -> None:
         """A new process on the same disk."""
-        if self.alive or self.lost_for_good:
+        if self.alive or self.lost_for_good or not self.belongs:
             return
         self.life += 1
         self.installing = False
@@ -126,7 +131,7 @@ class Node:
         plan = self.world.plan
         core = LogCore(
             node=self.name,
-            members=self.world.names,
+            members=Members.of({name: f"{name}:1" for name in self.settings}),
             store=self.store,
             timing=plan.timing,
             uniform=self.world.source.uniform,

@@ -36,6 +36,8 @@ FAULTS = (
     "restart_cleanly",
     "long_gone",
     "wipe",
+    "member_add",
+    "member_remove",
 )
 """Faults that happen now and then, each with a rate."""
 
@@ -85,10 +87,17 @@ class Plan:
     """How often a node dies at a step of an installation."""
     bad_batches: float = 0.0
     """Share of batches whose bytes are damaged: every node refuses them."""
+    spares: int = 0
+    """Nodes that may be added."""
     stack: bool = False
     """Loop and sessions are the product's own, on trio (`stack`)."""
     probes: bool = False
     """Ends with the scripted checks of elections (`ending`)."""
+
+    @property
+    def changes_members(self) -> bool:
+        """Whether nodes come and go."""
+        return bool({"member_add", "member_remove"} & self.rates.keys())
 
     def describe(self) -> str:
         """One line for people."""
@@ -131,9 +140,17 @@ def make_plan(seed: int, source: random.Random) -> Plan:
     plan.probes = nodes > 1 and source.random() < 0.25
     _choose_faults(plan, source)
     _choose_retention(plan, source)
+    if plan.changes_members:
+        # One disk lost at a time is what a node may lose its memory with; members that change make other majorities.
+        plan.probes = False
+        for name in ("wipe", "corrupt"):
+            plan.rates.pop(name, None)
+        plan.spares = 2 if "member_add" in plan.rates else 0
     if source.random() < 1 / 50:
         plan.stack, plan.probes, plan.drift = True, False, 0.0
-        plan.rates.pop("pause", None)
+        for name in ("pause", "member_add", "member_remove"):
+            plan.rates.pop(name, None)
+        plan.spares = 0
     return plan
 
 

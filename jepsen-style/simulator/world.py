@@ -27,6 +27,7 @@ from simulator.faults import Faults
 from simulator.history import History, Violation
 from simulator.invariants import Invariants
 from simulator.ledger import Ledger
+from simulator.members import MemberChanges
 from simulator.network import Network
 from simulator.node import Clock, Node
 from simulator.plan import Plan, make_plan
@@ -74,7 +75,8 @@ class World:
         self.schedule = StackSchedule() if plan.stack else Schedule()
         self.history = History()
         self.faults_seen: dict[str, int] = {}
-        self.names = [f"n{n}" for n in range(1, plan.nodes + 1)]
+        self.founders = [f"n{n}" for n in range(1, plan.nodes + 1)]
+        self.names = [*self.founders, *(f"n{plan.nodes + n}" for n in range(1, plan.spares + 1))]
         self.client_names = [f"p{n}" for n in range(1, plan.producers + 1)]
         self.client_names += [f"s{n}" for n in range(1, plan.subscribers + 1)]
         self._directory = _directory() if plan.lmdb else None
@@ -93,6 +95,7 @@ class World:
         self.publishers = [Publisher(self, f"p{n}") for n in range(1, plan.producers + 1)]
         self.subscribers = [Subscriber(self, f"s{n}") for n in range(1, plan.subscribers + 1)]
         self.faults = Faults(self)
+        self.members = MemberChanges(self)
         self.ending = Ending(self)
 
     def note(self, kind: str, *values: Any) -> None:
@@ -111,10 +114,11 @@ class World:
 
     def start(self) -> None:
         """Nodes, clients and faults begin."""
-        for node in self.nodes.values():
-            self.schedule.after(self.source.uniform(0, 0.1), node.start)
+        for name in self.founders:
+            self.schedule.after(self.source.uniform(0, 0.1), self.nodes[name].start)
         for client in [*self.publishers, *self.subscribers]:
             self.schedule.after(self.source.uniform(0, 0.5), client.start)
+        self.members.begin()
         self.faults.start()
 
     def finish(self) -> None:

@@ -28,7 +28,7 @@ from lanyinglog.cli.output import give_up_stdout
 VERBS = {
     "demo": ("lanyinglog.cli.demo:demo", "See the promises hold: a cluster, real lines, a kill, a subscriber."),
     "dev": ("lanyinglog.cli.dev:dev", "Run a cluster in the foreground; Ctrl-C stops it."),
-    "cluster": ("lanyinglog.cli.cluster:cluster", "Start, stop and look at a cluster in the background."),
+    "cluster": ("lanyinglog.cli.members:cluster", "Start, stop and look at a cluster in the background."),
     "node": ("lanyinglog.cli.node:node", "Run one node in the foreground."),
     "publish": ("lanyinglog.cli.publish:publish", "Publish a text, or each line of a file."),
     "subscribe": ("lanyinglog.cli.subscribe:subscribe", "Print messages as they arrive."),

@@ -42,7 +42,8 @@ def open_or_create(directory: Path, *, nodes: int | None, port: int | None) -> C
     cluster = open_cluster(directory)
     if nodes is not None and nodes != len(cluster.members):
         raise ConfigError(
-            f"{directory} is a cluster of {len(cluster.members)} nodes: --nodes {nodes} can't change that"
+            f"{directory} is a cluster of {len(cluster.members)} nodes: --nodes {nodes} can't change that, but"
+            " `lanyinglog cluster add` and `cluster remove` can"
         )
     first_port = cluster.members[0].client.port
     if port is not None and port != first_port:

@@ -2,7 +2,7 @@
 
 ::
 
-    cluster.json        nodes, their addresses, the cluster's name; written once, last of all
+    cluster.json        nodes, their addresses, the cluster's name, who has left; written whole, last of all
     cluster.secret      what peers prove to each other; mode 0600
     cluster.lock        held while nodes of the directory are being started or stopped
     n1/node.toml        the node's settings: ``lanyinglog node --config`` starts it by hand
@@ -10,7 +10,8 @@
     n1/data/            its data directory
     n1/data/node.pid    who runs it, see `processes`
 
-What an owner changes in a ``node.toml`` stays changed: it is written when missing and never again.
+What an owner changes in a ``node.toml`` stays changed: it is written when missing and never again, but for the line
+that says that a new node is still to be added.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lanyinglog.config import CLIENT_PORT, MEMBERS_MAX, PEER_PORT_OFFSET, Address, parse_address, parse_node_id
@@ -30,6 +31,7 @@ from lanyinglog.errors import ConfigError, LanyingError, Outcome
 STATE_FILE = "cluster.json"
 SECRET_FILE = "cluster.secret"
 LOCK_FILE = "cluster.lock"
+_JOIN = "join = true"
 
 
 class ProcessError(LanyingError):
@@ -61,6 +63,16 @@ class Member:
     def data(self) -> Path:
         return self.directory / "data"
 
+    @property
+    def is_to_join(self) -> bool:
+        """Whether its settings say that it is still to be added to the cluster."""
+        return _JOIN in self.config_file.read_text().splitlines()
+
+    def has_joined(self) -> None:
+        """It belongs: a node that comes back without its data must not pass for a new one."""
+        lines = self.config_file.read_text().splitlines()
+        _write_whole(self.config_file, "\n".join(line for line in lines if line != _JOIN) + "\n")
+
 
 @dataclass(frozen=True, slots=True)
 class ClusterDirectory:
@@ -69,6 +81,7 @@ class ClusterDirectory:
     directory: Path
     name: str
     members: tuple[Member, ...]
+    departed: tuple[str, ...] = ()
 
     @property
     def servers(self) -> str:
@@ -104,19 +117,50 @@ def create_cluster(directory: Path, *, nodes: int = 3, port: int = CLIENT_PORT) 
     directory.mkdir(parents=True, exist_ok=True)
     if any(one.name != LOCK_FILE for one in directory.iterdir()):
         raise ConfigError(f"{directory} is not empty and not a cluster's directory: choose another")
-    state = {
-        "version": 1,
-        "cluster": f"local-{secrets.token_hex(4)}",
-        "nodes": {one.node: {"client": str(one.client), "peer": str(one.peer)} for one in members},
-    }
+    made = ClusterDirectory(directory, f"local-{secrets.token_hex(4)}", members)
     descriptor = os.open(directory / SECRET_FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:
         file.write(secrets.token_hex(32) + "\n")
-    # Last and whole: a directory with this file is complete.
-    partial = directory / f"{STATE_FILE}.new"
-    partial.write_text(json.dumps(state, indent=2) + "\n")
-    partial.replace(directory / STATE_FILE)
+    _save(made)  # last: a directory with this file is complete
     return open_cluster(directory)
+
+
+def add_member(cluster: ClusterDirectory) -> tuple[ClusterDirectory, Member]:
+    """One node more, with the next name and ports, whose settings say that it is to be added. Starts nothing."""
+    if len(cluster.members) >= MEMBERS_MAX:
+        raise ConfigError(f"the cluster has {len(cluster.members)} nodes; {MEMBERS_MAX} is the most")
+    numbers = [int(name[1:]) for name in (*(one.node for one in cluster.members), *cluster.departed)]
+    place, first = max(numbers) + 1, cluster.members[0]
+    port = first.client.port - int(first.node[1:]) + place
+    peer_port = first.peer.port - int(first.node[1:]) + place
+    node = f"n{place}"
+    member = Member(node, Address("127.0.0.1", port), Address("127.0.0.1", peer_port), cluster.directory / node)
+    larger = replace(cluster, members=(*cluster.members, member))
+    _write_settings(member, larger, join=True)
+    _save(larger)
+    return larger, member
+
+
+def drop_member(cluster: ClusterDirectory, node: str) -> None:
+    """``node`` has left the cluster: it is not started any more, and its name not used again. Its files stay."""
+    left = tuple(one for one in cluster.members if one.node != node)
+    _save(replace(cluster, members=left, departed=tuple(sorted({*cluster.departed, node}))))
+
+
+def _save(cluster: ClusterDirectory) -> None:
+    state = {
+        "version": 1,
+        "cluster": cluster.name,
+        "nodes": {one.node: {"client": str(one.client), "peer": str(one.peer)} for one in cluster.members},
+        "departed": cluster.departed,
+    }
+    _write_whole(cluster.directory / STATE_FILE, json.dumps(state, indent=2) + "\n")
+
+
+def _write_whole(file: Path, text: str) -> None:
+    partial = file.with_name(f"{file.name}.new")
+    partial.write_text(text)
+    partial.replace(file)
 
 
 def open_cluster(directory: Path) -> ClusterDirectory:
@@ -134,7 +178,8 @@ def open_cluster(directory: Path) -> ClusterDirectory:
             )
             for node, one in state["nodes"].items()
         )
-        cluster = ClusterDirectory(directory, str(state["cluster"]), members)
+        departed = tuple(str(name) for name in state.get("departed", ()))
+        cluster = ClusterDirectory(directory, str(state["cluster"]), members, departed)
     except FileNotFoundError:
         raise ConfigError(f"{directory} has no cluster ({STATE_FILE} is missing)") from None
     except OSError as error:
@@ -146,7 +191,7 @@ def open_cluster(directory: Path) -> ClusterDirectory:
     return cluster
 
 
-def _write_settings(member: Member, cluster: ClusterDirectory) -> None:
+def _write_settings(member: Member, cluster: ClusterDirectory, *, join: bool = False) -> None:
     """The node's settings file, unless there is one: what its owner changed in it stays changed."""
     if member.config_file.exists():
         return
@@ -158,6 +203,7 @@ def _write_settings(member: Member, cluster: ClusterDirectory) -> None:
         f'peer_listen = "{member.peer}"',
         f'cluster = "{cluster.name}"',
         f'secret_file = "../{SECRET_FILE}"',
+        *([_JOIN] if join else []),
         "",
         "[peers]",
         *(f'{one.node} = "{one.peer}"' for one in cluster.members),

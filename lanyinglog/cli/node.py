@@ -36,6 +36,7 @@ def _limits(pairs: tuple[str, ...]) -> dict[str, str]:
 @_setting("--client-listen", "client_listen", metavar="H:P", help="Where clients connect.  [127.0.0.1:7420]")
 @_setting("--peer-listen", "peer_listen", metavar="H:P", help="Where peers connect.  [its own address in --peers]")
 @_setting("--peers", "peers", metavar="ID=H:P,...", help="Peer addresses of all members, this one included.")
+@_setting("--join", "join", is_flag=True, help="This node is new: it waits to be added to a cluster that runs.")
 @_setting("--clients", "clients", metavar="ID=H:P,...", help="Client addresses of members, as far as known.")
 @_setting("--cluster", "cluster", metavar="NAME", help="Nodes of another cluster are turned away.")
 @_setting("--secret-file", "secret_file", metavar="FILE", help="What peers must know to be heard.")

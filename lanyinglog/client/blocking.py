@@ -160,6 +160,14 @@ class Client:
         """Change what the log keeps: ``age_s``, ``bytes``, ``messages``; None for no limit, those not named stay."""
         return self._loop.call(partial(self._client.set_retention, **limits))
 
+    def add_member(self, node: str, peer: str) -> dict[str, Any]:
+        """Have ``node`` at the peer address ``peer`` join; who belongs then."""
+        return self._loop.call(self._client.add_member, node, peer)
+
+    def remove_member(self, node: str) -> dict[str, Any]:
+        """Have ``node`` leave for good; who belongs then."""
+        return self._loop.call(self._client.remove_member, node)
+
     def status(self) -> list[dict[str, Any]]:
         """How each node is, by name."""
         return self._loop.call(self._client.status)

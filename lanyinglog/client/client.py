@@ -29,7 +29,7 @@ from lanyinglog.config import CLIENT_PORT, Address, parse_addresses
 from lanyinglog.errors import BadRequest, NotSent
 from lanyinglog.record import MESSAGES_MAX
 from lanyinglog.service import TopicStat
-from lanyinglog.wire.messages import DEFAULT_LOG
+from lanyinglog.wire.messages import DEFAULT_LOG, MemberAdd, MemberRemove
 
 TIMEOUT_S = 30.0
 ServerNames = str | Address | Sequence[str | Address]
@@ -258,6 +258,18 @@ class Client:
         """Change what the log keeps: ``age_s``, ``bytes``, ``messages``; None for no limit, those not named stay. What
         a limit excludes is given up at once. Returns what `log_info` does. `BadRequest` for one that makes no sense."""
         return await inquiry.log_info(self._servers, limits, timeout=self._timeout)
+
+    async def add_member(self, node: str, peer: str) -> dict[str, Any]:
+        """Have ``node``, which listens for peers at ``peer`` (``host:port``), join the cluster. Returns ``members`` and
+        ``departed`` once it is committed that it belongs; it votes when it has caught up. `BadRequest`."""
+        return await inquiry.change_members(
+            self._servers, MemberAdd(node, peer, self._servers.log), timeout=self._timeout
+        )
+
+    async def remove_member(self, node: str) -> dict[str, Any]:
+        """Have ``node`` leave the cluster for good; a leader hands over first. Returns ``members`` and ``departed``.
+        `BadRequest` if too few of the others could be reached, with what can be done."""
+        return await inquiry.change_members(self._servers, MemberRemove(node, self._servers.log), timeout=self._timeout)
 
     async def status(self) -> list[dict[str, Any]]:
         """How each node is (role, term, positions ...), by name; of one that does not answer only ``client`` and

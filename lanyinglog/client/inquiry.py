@@ -14,11 +14,24 @@ from lanyinglog.config import Address
 from lanyinglog.errors import BadRequest, LanyingError, NotLeader, Unavailable
 from lanyinglog.service import TopicStat
 from lanyinglog.topics import check_filter, matcher
-from lanyinglog.wire.messages import LogInfo, LogInfoReply, LogSet, Topics, TopicsReply, Transfer, Transferred
+from lanyinglog.wire.messages import (
+    LogInfo,
+    LogInfoReply,
+    LogSet,
+    MemberAdd,
+    MemberRemove,
+    MembersReply,
+    Message,
+    Topics,
+    TopicsReply,
+    Transfer,
+    Transferred,
+)
 
 TOPICS_MAX = 1_000_000
 """Topics that `list_topics` takes from a node: a log has fewer."""
 T = TypeVar("T")
+Reply = TypeVar("Reply", bound=Message)
 
 
 async def list_topics(servers: Servers, pattern: str, *, timeout: float) -> list[TopicStat]:
@@ -89,14 +102,25 @@ async def log_info(servers: Servers, changes: Mapping[str, int | None] | None, *
     """What the log keeps and has, as its leader sees it; with ``changes`` to its limits, those are made first. Changing
     is repeated until it is known to be done: to set a limit twice is to set it."""
     request = LogInfo(servers.log) if changes is None else LogSet(changes, servers.log)
+    return dict((await _ask_leader(servers, request, LogInfoReply, timeout)).info)
+
+
+async def change_members(servers: Servers, request: MemberAdd | MemberRemove, *, timeout: float) -> dict[str, Any]:
+    """Who belongs to the log when ``request`` is done. Repeated until that is known: who joined has joined, who left
+    has left."""
+    return dict((await _ask_leader(servers, request, MembersReply, timeout)).members)
+
+
+async def _ask_leader(servers: Servers, request: Message, kind: type[Reply], timeout: float) -> Reply:
+    """The leader's answer to ``request``, which may come to it more than once. `BadRequest`, `Unavailable`."""
     backoff = Backoff(servers.timing)
     with anyio.move_on_after(timeout):
         while True:
             link = await servers.open_leader()
             try:
                 reply = await link.ask(request)
-                if isinstance(reply, LogInfoReply):
-                    return dict(reply.info)
+                if isinstance(reply, kind):
+                    return reply
                 servers.last_problem = f"{link.address} answered with {reply.NAME}"
             except NotLeader as error:  # it did when it was found
                 servers.leader = servers.learn(error.hint)

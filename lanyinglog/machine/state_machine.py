@@ -22,7 +22,8 @@ from dataclasses import dataclass
 from lanyinglog import codec, record
 from lanyinglog.errors import BadBatch, BadRequest, LanyingError, TooManyTopics
 from lanyinglog.machine import retention
-from lanyinglog.machine.commands import KIND_BATCH, KIND_SETTINGS, KIND_TRIM, CommandView, parse_entry
+from lanyinglog.machine.commands import KIND_BATCH, KIND_MEMBERS, KIND_SETTINGS, KIND_TRIM, CommandView, parse_entry
+from lanyinglog.machine.members import Members
 from lanyinglog.machine.producers import Producers
 from lanyinglog.machine.retention import Retention
 from lanyinglog.machine.topic_table import TopicTable
@@ -36,6 +37,7 @@ _ROW_META = b"m"
 _ROW_PRODUCER = b"p"
 _ROW_TOPIC = b"t"
 _ROW_RETENTION = b"r"
+_ROW_MEMBERS = b"c"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,10 @@ class StateMachine:
         self.retention = Retention()
         self.first_index = 1
         self.first_seq = 1
+        self.members: Members | None = None
+        """The newest committed ones; None while nobody has changed what the settings say."""
         self._retention_changed = False
+        self._members_changed = False
         self._records: list[EntryRecord] = []
 
     def apply(self, index: int, command: bytes) -> Applied:
@@ -120,6 +125,9 @@ class StateMachine:
                 self.retention = retention.changed(self.retention, body)
             elif part.kind == KIND_TRIM:
                 self._trim(index, retention.decode_trim(body))
+            elif part.kind == KIND_MEMBERS:
+                self.members, self._members_changed = Members.decode(body), True
+                return Ack(self.last_seq + 1, 0, timestamp)
             else:
                 return BadBatch(f"a command of unknown kind {part.kind}")
         except BadRequest as error:
@@ -176,6 +184,9 @@ class StateMachine:
             row = [self.first_index, self.first_seq, limits.age_s, limits.bytes, limits.messages]
             rows[_ROW_RETENTION] = codec.pack(row)
             self._retention_changed = False
+        if self._members_changed and self.members is not None:
+            rows[_ROW_MEMBERS] = self.members.encode()
+            self._members_changed = False
         rows.update((_ROW_PRODUCER + key, value) for key, value in self.producers.take_changes().items())
         topic_rows, postings = self.topics.take_changes()
         rows.update((_ROW_TOPIC + key, value) for key, value in topic_rows.items())
@@ -197,6 +208,8 @@ class StateMachine:
             elif key == _ROW_RETENTION:
                 self.first_index, self.first_seq, *limits = codec.unpack(value)
                 self.retention = Retention(*limits)
+            elif key == _ROW_MEMBERS:
+                self.members = Members.decode(value)
             else:
                 tables[key[:1]][key[1:]] = value
         self.applied = applied

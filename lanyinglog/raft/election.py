@@ -24,13 +24,14 @@ class Election:
         self,
         *,
         node: str,
-        members: Iterable[str],
+        voters: Iterable[str],
         timeout_s: float,
         uniform: Callable[[float, float], float],
         now: float,
     ) -> None:
         self._node = node
-        self._members = frozenset(members)
+        self.voters = frozenset(voters)
+        """Who counts; this node asks for nothing unless it is one of them."""
         self._timeout_s = timeout_s
         self._uniform = uniform
         self._contact_at = now - timeout_s  # nobody was heard yet: a new cluster elects at once
@@ -50,14 +51,15 @@ class Election:
         """A leader was heard, or a vote given, or this node leads."""
         self._contact_at = now
         self._asked_term = 0
-        self._rearm(now)
+        self.rearm(now)
 
-    def _rearm(self, now: float) -> None:
+    def rearm(self, now: float) -> None:
+        """The silence begins anew."""
         self.deadline = now + self._uniform(self._timeout_s_min, self._timeout_s)
 
     def ask(self, now: float, *, term: int, last_index: int, last_term: int) -> PreVoteRequest:
         """Silence lasted too long: what to ask all others."""
-        self._rearm(now)
+        self.rearm(now)
         self._asked_term = term + 1
         self._granted = {self._node}
         return PreVoteRequest(term, term + 1, last_index, last_term)
@@ -72,12 +74,12 @@ class Election:
 
     def count(self, sender: str, answer: PreVote, *, term: int) -> None:
         """A voice for this node's own question, if it is still the question."""
-        if answer.granted and answer.next_term == self._asked_term == term + 1 and sender in self._members:
+        if answer.granted and answer.next_term == self._asked_term == term + 1:
             self._granted.add(sender)
 
     def wins(self, *, term: int) -> bool:
         """Whether a majority would vote: the election may start. True once a question."""
-        if self._asked_term != term + 1 or 2 * len(self._granted) <= len(self._members):
+        if self._asked_term != term + 1 or 2 * len(self._granted & self.voters) <= len(self.voters):
             return False
         self._asked_term = 0
         return True

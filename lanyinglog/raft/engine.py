@@ -10,6 +10,7 @@ and by which hook (numbers are those of docs/engine.md):
 | 12 a raising command wedges every node | ``__doApplyCommand`` is replaced: bytes go to a total function, no pickle |
 | 15 no pre-vote | timeouts beyond any run; an election starts only by `campaign` |
 | (ours) a restart applies all again | ``__raftLastApplied`` starts at the caller's applied index |
+| 5, 6 unguarded change of members | off; `set_members` gives it the members that `membership` derives from the log |
 | 19 callbacks that never fire | none are given: the caller matches ``(index, term)`` |
 | 21 sends without end | ``send`` may `pause` a node in the middle of the engine's send loop |
 | 23 each reply rewinds what is in flight | `set_next_index` |
@@ -169,8 +170,8 @@ class Engine:
     ) -> None:
         assert applied >= 1
         _clock.now = now
-        self._node = node
-        self._nodes = {name: Node(name) for name in sorted(members)}
+        self._self = node
+        self._nodes = {name: Node(name) for name in sorted({*members, node})}
         self._seam = _Seam(send)
         conf = SyncObjConf(
             autoTick=False,
@@ -201,9 +202,9 @@ class Engine:
 
     # --------------------------------------------------------------------------------------------------- inputs
     def receive(self, sender: str, message: Body, now: float) -> None:
-        """A message in the engine's own words from ``sender``, a member. Only the guard calls this."""
+        """A message in the engine's own words from ``sender``. Only the guard calls this."""
         _clock.now = now
-        self._seam.deliver(self._nodes[sender], message)
+        self._seam.deliver(self._node(sender), message)
 
     def tick(self, now: float) -> None:
         """One turn: commit, apply, send, take proposals."""
@@ -221,6 +222,26 @@ class Engine:
         self._core._SyncObj__onMessageReceived(leader, {"type": "timeout_now", "term": self.term})
         self._core.doTick(0)
 
+    def set_members(self, voters: Iterable[str], learners: Iterable[str]) -> None:
+        """Who is sent entries, and whose answers count: the voters'. This node counts itself, so it may not lead
+        unless it is a voter. Not in the middle of a step."""
+        core = self._core
+        others = {self._node(name) for name in sorted(voters) if name != self._self}
+        silent = {self._node(name) for name in sorted(learners) if name != self._self}
+        before = core._SyncObj__otherNodes | core._SyncObj__readonlyNodes
+        for node in before - others - silent:
+            self._seam.disconnect(node)
+            core._SyncObj__raftNextIndex.pop(node, None)
+            core._SyncObj__raftMatchIndex.pop(node, None)
+        for node in (others | silent) - before:
+            core._SyncObj__raftNextIndex[node] = core._SyncObj__getCurrentLogIndex() + 1
+            core._SyncObj__raftMatchIndex[node] = 0
+            self._seam.connect(node)
+        for node in (others | silent) - before:
+            core._SyncObj__lastResponseTime[node] = _clock.now
+        core._SyncObj__otherNodes = others
+        core._SyncObj__readonlyNodes = silent
+
     def forget_leader(self) -> None:
         """The leader went silent: there is none until one is heard."""
         if self.role is not Role.LEADER:
@@ -228,11 +249,11 @@ class Engine:
 
     def pause(self, node: str) -> None:
         """Send ``node`` nothing more: its window is full."""
-        self._seam.disconnect(self._nodes[node])
+        self._seam.disconnect(self._node(node))
 
     def resume(self, node: str) -> None:
         """Send to ``node`` again."""
-        self._seam.connect(self._nodes[node])
+        self._seam.connect(self._node(node))
 
     def send_soon(self) -> None:
         """Let the next `tick` send to all followers, not waiting for the heartbeat."""
@@ -240,16 +261,16 @@ class Engine:
 
     def set_next_index(self, node: str, index: int) -> None:
         """The next entry to send to ``node``."""
-        self._core._SyncObj__raftNextIndex[self._nodes[node]] = index
+        self._core._SyncObj__raftNextIndex[self._node(node)] = index
 
     def forget_match(self, node: str) -> None:
         """Nothing is known to be on ``node``'s disk."""
-        self._core._SyncObj__raftMatchIndex[self._nodes[node]] = 0
+        self._core._SyncObj__raftMatchIndex[self._node(node)] = 0
 
     def abstain(self, term: int) -> None:
         """Take ``term``, at least this node's own, and vote for nobody else in it."""
         assert term >= self.term and self.role is Role.FOLLOWER
-        self._core._SyncObj__setCurrentTerm(term, self._node)
+        self._core._SyncObj__setCurrentTerm(term, self._self)
 
     # --------------------------------------------------------------------------------------------------- outputs
     @property
@@ -276,11 +297,21 @@ class Engine:
 
     def next_index(self, node: str) -> int:
         """On the leader: the next entry to send to ``node``."""
-        return cast(int, self._core._SyncObj__raftNextIndex[self._nodes[node]])
+        return cast(int, self._core._SyncObj__raftNextIndex[self._node(node)])
+
+    def heard_at(self, node: str) -> float:
+        """On the leader: when ``node`` last gave a sign of life; a new leader, or a new member, begins as heard."""
+        return cast(float, self._core._SyncObj__lastResponseTime.get(self._node(node), 0.0))
 
     def match_index(self, node: str) -> int:
         """On the leader: the last entry known to be on ``node``'s disk."""
-        return cast(int, self._core._SyncObj__raftMatchIndex.get(self._nodes[node], 0))
+        return cast(int, self._core._SyncObj__raftMatchIndex.get(self._node(node), 0))
+
+    def _node(self, name: str) -> Node:
+        node = self._nodes.get(name)
+        if node is None:
+            node = self._nodes[name] = Node(name)
+        return node
 
 
 _install_hooks()

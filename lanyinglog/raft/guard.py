@@ -20,31 +20,20 @@ Outbound
 | `_window_is_full` | 21: bytes and appends in flight to a follower are bounded; then the engine is told to stop |
 | `_gate` | 10: what reflects a change waits for that change's sync; appends and commit notices do not |
 
-Order of effects: `receive` and `sent` may queue messages in `outbox`, each with the journal version it must wait for;
-the replica releases them. A conflict at or below the commit index raises `Diverged`: the node must halt.
+`receive` and `sent` queue messages in `outbox`, each with the journal version it must wait for; the replica releases
+them. A conflict at or below the commit index raises `Diverged`: the node must halt.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+from lanyinglog.machine.members import Members
 from lanyinglog.raft.engine import Body, Engine, Role
 from lanyinglog.raft.follower import Follower, Sent
 from lanyinglog.raft.journal import Journal
-from lanyinglog.raft.messages import (
-    Alive,
-    Append,
-    Appended,
-    Committed,
-    Heartbeat,
-    PeerMessage,
-    Vote,
-    VoteRequest,
-)
-from lanyinglog.raft.outgoing import Outgoing
-
-NEVER_WAITS = 0
-"""The journal version of messages that wait for no sync."""
+from lanyinglog.raft.messages import Alive, Append, Appended, Committed, Heartbeat, PeerMessage, Vote, VoteRequest
+from lanyinglog.raft.outgoing import NEVER_WAITS, Outgoing
 
 
 class Diverged(Exception):
@@ -54,9 +43,11 @@ class Diverged(Exception):
 class Guard:
     """Stands around one `Engine`; see the module."""
 
-    def __init__(self, *, node: str, members: Iterable[str], journal: Journal) -> None:
+    def __init__(self, *, node: str, voters: Iterable[str], journal: Journal) -> None:
         self.node = node
-        self.peers = tuple(sorted(set(members) - {node}))
+        self.voters = frozenset(voters)
+        self.departed: frozenset[str] = frozenset()
+        self.peers = tuple(sorted(self.voters - {node}))
         self.journal = journal
         self.engine: Engine  # set by `attach`: the engine needs the guard's `sent` first
         self.outbox: list[Outgoing] = []
@@ -77,11 +68,25 @@ class Guard:
         """The engine that this guard stands around."""
         self.engine = engine
 
+    def set_members(self, members: Members, departed: frozenset[str]) -> None:
+        """The log has other members, and ``departed`` left for certain: a removal that is not committed may come to
+        nothing, and who was to leave may lead. Not in the middle of the engine's step."""
+        self.voters = members.voters
+        self.departed = departed
+        self.peers = tuple(sorted(set(members.table) - {self.node}))
+        self.engine.set_members(self.voters, members.learners)
+        self.followers = {peer: self.followers.get(peer, Follower()) for peer in self.peers}
+        self._notices = {name: index for name, index in self._notices.items() if name in self.peers}
+
     # ------------------------------------------------------------------------------------------------- inbound
     def receive(self, sender: str, message: PeerMessage, now: float) -> None:
-        """A message from a peer. Non-members are not heard (audit 20); pre-votes are `election`'s and not for here."""
+        """A message from a peer; pre-votes are `election`'s and not for here.
+
+        Who leads or campaigns need not be a member by *our* log, which may lack that entry (Raft dissertation, 4.1).
+        Who left is not heard (audit 20); answers count only from members, votes only from voters (audit 8).
+        """
         self._now = now
-        if sender not in self.peers:
+        if sender in self.departed:
             return
         self._adopt_newer_term(sender, message)
         if message.term < self.engine.term:
@@ -236,7 +241,7 @@ class Guard:
 
     def _follower(self, sender: str, term: int) -> Follower | None:
         """The follower's state if this node leads in ``term`` (audit 7: an answer of another term proves nothing)."""
-        if self.engine.role is not Role.LEADER or term != self.engine.term:
+        if self.engine.role is not Role.LEADER or term != self.engine.term or sender not in self.peers:
             return None
         return self._state_of(sender)
 
@@ -277,7 +282,7 @@ class Guard:
 
     def is_behind(self, name: str) -> bool:
         """Whether this node leads and ``name`` needs a snapshot."""
-        return self.engine.role is Role.LEADER and self._state_of(name).behind
+        return self.engine.role is Role.LEADER and name in self.peers and self._state_of(name).behind
 
     def forget(self, name: str) -> None:
         """``name`` has lost its disk: what it acknowledged is not there any more, late answers included."""
@@ -338,10 +343,10 @@ class Guard:
         )
 
     def _on_vote(self, sender: str, message: Vote) -> None:
-        """One vote a member and term (audit 8): the engine counts answers, not voters."""
+        """One vote a voter and term (audit 8): the engine counts answers, not voters."""
         if message.term != self._voters_term:
             self._voters_term, self._voters = message.term, set()
-        if sender not in self._voters:
+        if sender in self.voters - self._voters:
             self._voters.add(sender)
             self._engine(sender, {"type": "response_vote", "term": message.term})
 

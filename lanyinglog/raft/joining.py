@@ -16,6 +16,11 @@ If every other member has an empty log nothing can have been committed, for a ma
 begins without 2. Its price is that all members must be up once, at the beginning, and that a node that lost its disk
 takes no part while another member is down (with three nodes any rule must ask that much).
 
+A node whose settings say that it is to be **added** under a name of its own has promised nothing, and a cluster that
+replaces a dead machine can't wait for it. So it asks a majority: had it been made a voter, then by a majority of which
+at least one would say so, and in that case all the above holds for it too. Once a majority denies it, it takes the
+highest term it was told, and is done: nobody counts it before an entry makes it a voter, which comes when it has all.
+
 What remains assumed: two nodes do not lose their disks in the time it takes one of them to come back, unless a majority
 of the others keeps theirs; and an old copy of a directory is never put in place of a newer one: that can't be told.
 
@@ -30,10 +35,11 @@ from lanyinglog.raft.messages import Join, Joined
 
 
 class Joining:
-    """One node's way in. ``number`` is random and new with every start."""
+    """One node's way in. ``number`` is random and new with every start; ``fresh``: it is to be added."""
 
-    def __init__(self, *, peers: Iterable[str], number: int) -> None:
+    def __init__(self, *, peers: Iterable[str], number: int, fresh: bool = False) -> None:
         self._peers = frozenset(peers)
+        self._fresh = fresh
         self._number = number
         self._terms: dict[str, int] = {}
         self._blank: dict[str, bool] = {}
@@ -49,13 +55,17 @@ class Joining:
             return
         self._terms[sender] = max(answer.term, self._terms.get(sender, 0))
         self._blank.setdefault(sender, answer.blank)
+        if answer.votes:
+            self._fresh = False
         newer = self._goal is None or self._goal[0] < answer.term
         if answer.leads and newer:
             self._goal = (answer.term, answer.last)
 
     @property
-    def heard_all(self) -> bool:
+    def heard_enough(self) -> bool:
         """Whether 1 is done: the node may store and acknowledge."""
+        if self._fresh:
+            return 2 * len(self._terms) > len(self._peers)
         return self._terms.keys() == self._peers
 
     @property
@@ -70,8 +80,8 @@ class Joining:
 
     def is_done(self, *, term: int, reached: int) -> bool:
         """Whether the node may vote, being in ``term`` with its log on disk equal to the leader's up to ``reached``."""
-        if not self.heard_all:
+        if not self.heard_enough:
             return False
-        if all(self._blank.values()):
+        if self._fresh or all(self._blank.values()):
             return True
         return self._goal is not None and self._goal[0] == term and reached >= self._goal[1]

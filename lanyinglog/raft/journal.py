@@ -18,7 +18,7 @@ Not here: what a change means (engine), whether it is allowed (guard), when to w
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import overload
+from typing import Protocol, overload
 
 from lanyinglog.store.log_store import Checkpoint, Entry, HardState, LogStore, Writes, entry_crc
 
@@ -26,11 +26,19 @@ EngineEntry = tuple[bytes, int, int]
 """command, index, term: the engine's own order."""
 
 
+class Watcher(Protocol):
+    """Is told of each change of the log, in the middle of the engine's step: `membership.Membership`."""
+
+    def added(self, index: int, command: bytes) -> None: ...
+    def cut(self, index: int) -> None: ...
+
+
 class Journal:
     """Keeps ``cache_bytes_max`` bytes of the newest entries in memory, besides those not yet on disk."""
 
     def __init__(self, store: LogStore, *, cache_bytes_max: int) -> None:
         self._store = store
+        self.watcher: Watcher | None = None
         self._cache_bytes_max = cache_bytes_max
         first, last = store.bounds()
         self.first_index = first
@@ -85,6 +93,8 @@ class Journal:
             self._first_term = term
         self.version += 1
         self._evict()
+        if self.watcher is not None:
+            self.watcher.added(idx, command)
 
     def deleteEntriesFrom(self, place: int) -> None:  # the engine's name
         index = self.first_index + place
@@ -105,6 +115,8 @@ class Journal:
         self.durable_index = min(self.durable_index, index - 1)
         self._writing_last = min(self._writing_last, index - 1)
         self.version += 1
+        if self.watcher is not None:
+            self.watcher.cut(index)
 
     def deleteEntriesTo(self, place: int) -> None:  # the engine's name
         raise AssertionError("the engine must not compact: retention is the log's own business")

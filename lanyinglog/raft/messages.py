@@ -183,7 +183,8 @@ class Join:
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """Answer to a `Join`: the term of the sender; whether its log is empty; the last entry of it, if it leads."""
+    """Answer to a `Join`: the term of the sender; whether its log is empty; the last entry of it, if it leads; whether
+    the asker is a voter by the sender's log."""
 
     kind: ClassVar[int] = 148
     term: int
@@ -191,6 +192,7 @@ class Joined:
     blank: bool
     leads: bool
     last: int
+    votes: bool
 
 
 PeerMessage = (

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from lanyinglog.raft.messages import Appended, PeerMessage
 
+NEVER_WAITS = 0
+"""The journal version of messages that wait for no sync."""
+
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:

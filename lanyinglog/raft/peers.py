@@ -6,12 +6,17 @@ is called for the new one): Raft sends again what matters.
 
 Who is it? The two prove to each other that they know the cluster's secret before anything else is heard (audit 27)::
 
-    dialler   -> hello   {version, cluster, node, to, client, nonce}
+    dialler   -> hello   {version, cluster, node, to, client, peer, nonce}
     listener  -> welcome {version, cluster, node, client, nonce, proof}    proof: HMAC-SHA256 over nonces and names
     dialler   -> proof   {proof}
 
+or, to a node that was removed from the cluster, ``listener -> removed {nonce, proof}`` and the end.
+
 A link from a node that has one already replaces it: what was under way on the old one is never heard after what
 came on the new one.
+
+Members come and go (`set_peers`). A node that this one does not count among them is heard all the same, and dialled
+at the address it tells, as long as its link lasts: it may lead by an entry that this node's log still lacks.
 
 Bounds (P8): a handshake takes `HANDSHAKE_S_MAX`, a frame `messages.PEER_FRAME_BYTES_MAX`, and a peer's outbox
 ``outbox_bytes_max``; appends that find it full are dropped, and sent again when the peer has answered. Before more is
@@ -31,7 +36,7 @@ from typing import Any
 import structlog
 import trio
 
-from lanyinglog.config import Address
+from lanyinglog.config import Address, parse_address
 from lanyinglog.errors import LanyingError, ProtocolError, Unauthorized, UnsupportedVersion
 from lanyinglog.raft.messages import PEER_FRAME_BYTES_MAX, Append, Chunk, PeerMessage, from_parts, to_parts
 from lanyinglog.wire.frames import Frame, FrameDecoder, encode_frame
@@ -44,23 +49,31 @@ REDIAL_S = 0.1
 DEAD_LINK_MS = 5_000
 """Unacknowledged bytes for so long end a link (TCP_USER_TIMEOUT): a healed partition is not left to TCP's back-off."""
 OUTBOX_MESSAGES_MAX = 4_096
+STRANGERS_MAX = 4
+"""Nodes that are no members by this node's log, and are heard: one change of members makes one."""
 UNKNOWN_CONNECTIONS_MAX = 64
 """Connections that have not proved who they are; one more is closed at once."""
 _READ_BYTES = 256 << 10
 _HANDSHAKE_BYTES_MAX = 4_096
-_HELLO, _WELCOME, _PROOF = 128, 129, 140
+_HELLO, _WELCOME, _PROOF, _REMOVED = 128, 129, 140, 159
 _SMALL_MESSAGE_BYTES = 128
 
 log = structlog.get_logger()
 
 
+class Removed(Exception):
+    """This node was removed from the cluster; the message says by whose word."""
+
+
 @dataclass(frozen=True, slots=True)
 class PeerIdentity:
-    """Who this node says it is. ``client`` is its client address, told to peers for their hints."""
+    """Who this node says it is. ``client`` is its client address, told to peers for their hints; ``peer`` where it is
+    dialled."""
 
     node: str
     cluster: str
     client: str
+    peer: str
     secret: bytes | None
 
 
@@ -105,7 +118,8 @@ class Outbox:
 
 
 class PeerNetwork:
-    """All links of one node. ``receive(sender, message)`` and ``link_changed(peer, up)`` are called from its tasks."""
+    """All links of one node. ``receive(sender, message)`` and ``link_changed(peer, up)`` are called from its tasks.
+    `run` ends with `Removed` when a member proves that this node belongs no more."""
 
     def __init__(
         self,
@@ -118,16 +132,42 @@ class PeerNetwork:
         wait_room: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
     ) -> None:
         self._identity = identity
-        self._peers = {name: address for name, address in peers.items() if name != identity.node}
+        self._outbox_bytes_max = outbox_bytes_max
+        self._peers: dict[str, Address] = {}
+        self._strangers: dict[str, Address] = {}
+        self._departed: frozenset[str] = frozenset()
+        self._dialling: dict[str, tuple[Address, trio.CancelScope]] = {}
+        self._nursery: trio.Nursery | None = None
         self._receive = receive
         self._link_changed = link_changed
         self._wait_room = wait_room
-        self._outboxes = {name: Outbox(outbox_bytes_max) for name in self._peers}
+        self._outboxes: dict[str, Outbox] = {}
         self._up: set[str] = set()
         self._inbound: dict[str, trio.CancelScope] = {}
         self._unknown = 0
         self.clients: dict[str, str] = {}
         """Client addresses as peers told them."""
+        self.set_peers(peers, frozenset())
+
+    def set_peers(self, peers: Mapping[str, Address], departed: frozenset[str]) -> None:
+        """Who belongs to the cluster from now on, and who once did."""
+        self._departed = departed
+        self._peers = {name: address for name, address in peers.items() if name != self._identity.node}
+        for name in departed & self._inbound.keys():
+            self._inbound[name].cancel()
+        self._dial_all()
+
+    def _dial_all(self) -> None:
+        """One task for each node to be dialled, none for others."""
+        wanted = {**self._strangers, **self._peers}
+        for name in [name for name, (address, _) in self._dialling.items() if wanted.get(name) != address]:
+            self._dialling.pop(name)[1].cancel()
+        if self._nursery is not None:
+            for name in sorted(wanted.keys() - self._dialling.keys()):
+                self._outboxes.setdefault(name, Outbox(self._outbox_bytes_max))
+                scope = trio.CancelScope()
+                self._dialling[name] = (wanted[name], scope)
+                self._nursery.start_soon(self._dial_forever, name, wanted[name], scope)
 
     def send(self, to: str, message: PeerMessage) -> None:
         """Queue ``message``; dropped when there is no link or no room. Never blocks."""
@@ -141,16 +181,20 @@ class PeerNetwork:
     async def run(self, listeners: Sequence[trio.SocketListener]) -> None:
         """Dial and listen until cancelled."""
         async with trio.open_nursery() as nursery:
-            for name in self._peers:
-                nursery.start_soon(self._dial_forever, name)
+            self._nursery = nursery
+            self._dial_all()
             await trio.serve_listeners(self._accept, list(listeners), handler_nursery=nursery)
 
     # ------------------------------------------------------------------------------------------------ outbound
-    async def _dial_forever(self, name: str) -> None:
+    async def _dial_forever(self, name: str, address: Address, scope: trio.CancelScope) -> None:
+        with scope:
+            await self._redial(name, address)
+
+    async def _redial(self, name: str, address: Address) -> None:
         last_complaint = ""
         while True:
             try:
-                await self._dial(name)
+                await self._dial(name, address)
             except (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as error:
                 complaint = type(error).__name__
             except LanyingError as error:
@@ -167,10 +211,9 @@ class PeerNetwork:
                 last_complaint = complaint
             await trio.sleep(REDIAL_S)
 
-    async def _dial(self, name: str) -> None:
-        host, port = self._peers[name]
+    async def _dial(self, name: str, address: Address) -> None:
         with trio.fail_after(CONNECT_S_MAX):
-            stream = await trio.open_tcp_stream(host, port)
+            stream = await trio.open_tcp_stream(address.host, address.port)
         async with stream:
             _tune(stream)
             with trio.fail_after(HANDSHAKE_S_MAX):
@@ -195,11 +238,15 @@ class PeerNetwork:
             "node": me.node,
             "to": name,
             "client": me.client,
+            "peer": me.peer,
             "nonce": nonce,
         }
         await stream.send_all(encode_frame(_HELLO, 0, hello))
         decoder = FrameDecoder(frame_bytes_max=_HANDSHAKE_BYTES_MAX)
-        welcome = await _one_frame(stream, decoder, _WELCOME)
+        welcome = await _one_frame(stream, decoder, _WELCOME, _REMOVED)
+        if welcome.kind == _REMOVED:
+            self._check(welcome, self._proof(b"removed", me.node, name, nonce, _bytes(welcome, "nonce")), name)
+            raise Removed(f"{name} says that {me.node} was removed from the cluster")
         other_nonce = _bytes(welcome, "nonce")
         if _text(welcome, "cluster") != me.cluster or _text(welcome, "node") != name:
             raise Unauthorized(
@@ -260,9 +307,13 @@ class PeerNetwork:
         name, nonce = _text(hello, "node"), _bytes(hello, "nonce")
         if hello.header.get("version") != PEER_VERSION:
             raise UnsupportedVersion(f"{name} speaks peer version {hello.header.get('version')}, not {PEER_VERSION}")
-        if _text(hello, "cluster") != me.cluster or _text(hello, "to") != me.node or name not in self._peers:
+        if _text(hello, "cluster") != me.cluster or _text(hello, "to") != me.node or name == me.node:
             raise Unauthorized(f"{name} of {_text(hello, 'cluster')} looks for {_text(hello, 'to')}; this is {me.node}")
         own_nonce = secrets.token_bytes(16)
+        if name in self._departed:
+            proof = self._proof(b"removed", name, me.node, nonce, own_nonce)
+            await stream.send_all(encode_frame(_REMOVED, 0, {"nonce": own_nonce, "proof": proof}))
+        self._check_welcome(name)
         welcome = {
             "version": PEER_VERSION,
             "cluster": me.cluster,
@@ -275,7 +326,17 @@ class PeerNetwork:
         answer = await _one_frame(stream, decoder, _PROOF)
         self._check(answer, self._proof(b"dialler", name, me.node, nonce, own_nonce), name)
         self.clients[name] = _text(hello, "client")
+        if name not in self._peers:
+            self._strangers[name] = parse_address("peer", _text(hello, "peer"))
+            self._dial_all()
         return name
+
+    def _check_welcome(self, name: str) -> None:
+        if name in self._departed:
+            raise Unauthorized(f"{name} was removed from the cluster")
+        strangers = self._strangers.keys() - self._peers.keys() - {name}
+        if name not in self._peers and len(strangers) >= STRANGERS_MAX:
+            raise Unauthorized(f"{name} is no member, nor are {', '.join(sorted(strangers))}")
 
     async def _listen(self, stream: trio.SocketStream, decoder: FrameDecoder, sender: str) -> None:
         with trio.CancelScope() as scope:
@@ -297,6 +358,8 @@ class PeerNetwork:
             finally:
                 if self._inbound.get(sender) is scope:
                     del self._inbound[sender]
+                    self._strangers.pop(sender, None)
+                    self._dial_all()
 
     # -------------------------------------------------------------------------------------------------- proofs
     def _proof(self, role: bytes, dialler: str, listener: str, nonce: bytes, other_nonce: bytes) -> bytes:
@@ -317,13 +380,13 @@ def _tune(stream: trio.SocketStream) -> None:
         stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, DEAD_LINK_MS)
 
 
-async def _one_frame(stream: trio.SocketStream, decoder: FrameDecoder, kind: int) -> Frame:
-    """The next frame, which must be of ``kind``."""
+async def _one_frame(stream: trio.SocketStream, decoder: FrameDecoder, *kinds: int) -> Frame:
+    """The next frame, which must be of one of ``kinds``."""
     while True:
         frame = decoder.next_frame()
         if frame is not None:
-            if frame.kind != kind:
-                raise ProtocolError(f"a frame of kind {frame.kind} came where {kind} was due")
+            if frame.kind not in kinds:
+                raise ProtocolError(f"a frame of kind {frame.kind} came where {kinds[0]} was due")
             return frame
         received = await stream.receive_some(_HANDSHAKE_BYTES_MAX)
         if not received:

@@ -21,14 +21,17 @@ store finish (`LogStore.install_step`), and starts anew from it, as after a rest
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from lanyinglog.machine.members import Members
 from lanyinglog.raft.election import Election
 from lanyinglog.raft.engine import Engine, Role
+from lanyinglog.raft.follower import WINDOW_APPENDS_MAX
 from lanyinglog.raft.guard import Guard
 from lanyinglog.raft.joining import Joining
 from lanyinglog.raft.journal import Journal
+from lanyinglog.raft.membership import Membership
 from lanyinglog.raft.messages import (
     Appended,
     Chunk,
@@ -78,7 +81,8 @@ class Replica:
         self,
         *,
         node: str,
-        members: Iterable[str],
+        members: Members,
+        members_in: Callable[[bytes], Members | None],
         store: LogStore,
         applied: int,
         apply: Callable[[Entry], None],
@@ -88,16 +92,16 @@ class Replica:
         cache_bytes_max: int = 32 << 20,
         newcomer: bool = False,
     ) -> None:
-        members = frozenset(members)
         self.node = node
-        self.members = members
         self._timing = timing
         self._apply = apply
         self.journal = Journal(store, cache_bytes_max=cache_bytes_max)
-        self.guard = Guard(node=node, members=members, journal=self.journal)
+        self.membership = self._membership(Membership(members, at=applied, read=members_in), applied)
+        voters = self.membership.current.voters
+        self.guard = Guard(node=node, voters=voters, journal=self.journal)
         self.engine = Engine(
             node=node,
-            members=members,
+            members=voters,
             journal=self.journal,
             applied=max(1, applied),
             send=self.guard.sent,
@@ -108,18 +112,28 @@ class Replica:
         )
         self.guard.attach(self.engine)
         self.election = Election(
-            node=node, members=members, timeout_s=timing.election_timeout_s, uniform=uniform, now=now
+            node=node, voters=voters, timeout_s=timing.election_timeout_s, uniform=uniform, now=now
         )
+        self._members_version = -1
+        self._follow_members()
         self._probe_at = now
         self._was_leader = False
         self._handover: _Handover | None = None
         self.source = SnapshotSource(store)
         self.sink = SnapshotSink(self.journal)
         number = int(uniform(1, 1 << 62)) if newcomer else 0
-        self.joining = Joining(peers=self.guard.peers, number=number) if newcomer else None
+        # Who is no voter by its settings is new, and is to be added.
+        self.joining = Joining(peers=self.guard.peers, number=number, fresh=node not in voters) if newcomer else None
         self._joined_due = False
         self._newcomers: dict[str, int] = {}
         self._joining_moved(now)
+
+    def _membership(self, membership: Membership, applied: int) -> Membership:
+        """``membership`` with what the log says behind ``applied``, committed or not (audit 6), and from here on."""
+        for index in range(applied + 1, self.journal.last_index + 1):
+            membership.added(index, self.journal.entry(index).command)
+        self.journal.watcher = membership
+        return membership
 
     def start(self, applied: int) -> None:
         """Apply the first no-op, which every node writes itself and which is the same everywhere, if that is due."""
@@ -129,13 +143,14 @@ class Replica:
     # --------------------------------------------------------------------------------------------------- inputs
     def receive(self, sender: str, message: PeerMessage, now: float) -> None:
         """A message of a peer, checked for form by `messages.from_parts`, in any order and any number of times."""
-        if sender not in self.members or self._is_deaf_to(sender, message, now):
+        if sender in self.guard.departed or self._is_deaf_to(sender, message, now):
             return
         term_before = self.engine.term
         self.guard.leader_contact_at = None
         self.guard.receive(sender, message, now)
         if self.guard.leader_contact_at is not None or self._gave_vote(term_before):
             self.election.postpone(now)
+        self._follow_members()
         if isinstance(message, PreVoteRequest):
             self._answer_pre_vote(sender, message, now)
         elif isinstance(message, PreVote):
@@ -149,6 +164,8 @@ class Replica:
     # -------------------------------------------------------------------------------------------------- snapshots
     def _snapshot_message(self, sender: str, message: Appended | Offer | Fetch | Chunk, now: float) -> None:
         """What goes beside the engine: a follower that fell off the log draws what it begins with."""
+        if self.leads and sender not in self.guard.peers:
+            return
         if isinstance(message, Appended):
             if not self.guard.is_behind(sender):
                 self.source.served(sender)
@@ -187,19 +204,20 @@ class Replica:
             if self.joining is not None:
                 self._take_answer(self.joining, sender, message, now)
             return True
-        return self.joining is not None and (not self.joining.heard_all or isinstance(message, _ELECTORAL))
+        return self.joining is not None and (not self.joining.heard_enough or isinstance(message, _ELECTORAL))
 
     def _tell(self, newcomer: str, question: Join) -> None:
         if self._newcomers.get(newcomer) != question.number:
             self._newcomers[newcomer] = question.number
             self.guard.forget(newcomer)
         last = self.journal.last_index
-        self._send(newcomer, Joined(self.engine.term, question.number, last <= 1, self.leads, last))
+        votes = newcomer in self.guard.voters
+        self._send(newcomer, Joined(self.engine.term, question.number, last <= 1, self.leads, last, votes))
 
     def _take_answer(self, joining: Joining, sender: str, answer: Joined, now: float) -> None:
-        heard_all_before = joining.heard_all
+        heard_enough_before = joining.heard_enough
         joining.answered(sender, answer)
-        if joining.heard_all and not heard_all_before and 0 < joining.term >= self.engine.term:
+        if joining.heard_enough and not heard_enough_before and 0 < joining.term >= self.engine.term:
             self.engine.abstain(joining.term)
         self._joining_moved(now)
 
@@ -246,6 +264,7 @@ class Replica:
                 self.engine.send_soon()
         if self._may_tick():
             self.engine.tick(now)
+            self._follow_members()
         if self.leads:
             self.election.postpone(now)
         elif self.joining is not None:
@@ -271,19 +290,22 @@ class Replica:
     def _may_tick(self) -> bool:
         """Alone, a node is its own majority: the engine may count it only when all it has is on disk (audit 10)."""
         journal = self.journal
-        return len(self.members) > 1 or journal.durable_version == journal.version
+        return self.guard.voters != {self.node} or journal.durable_version == journal.version
 
     def _ask_for_election(self, now: float) -> None:
         self.engine.forget_leader()
+        if self.node not in self.guard.voters:
+            self.election.rearm(now)
+            return
         journal = self.journal
         request = self.election.ask(
             now, term=self.engine.term, last_index=journal.last_index, last_term=journal.last_term
         )
-        for peer in self.guard.peers:
+        for peer in sorted(self.guard.voters - {self.node}):
             self._send(peer, request)
 
     def _campaign(self, now: float) -> None:
-        if self.leads or not self._may_tick():
+        if self.leads or not self._may_tick() or self.node not in self.guard.voters:
             return
         self.guard.release()
         self.engine.campaign(now)
@@ -293,6 +315,38 @@ class Replica:
             self.guard.release()
         self._was_leader = self.leads
 
+    # ---------------------------------------------------------------------------------------------- membership
+    def _follow_members(self) -> None:
+        """Go by the newest configuration in the log, from the moment it is there (Raft dissertation, 4.1)."""
+        self.membership.committed(self.engine.commit)
+        if self.membership.version != self._members_version:
+            self._members_version = self.membership.version
+            self.guard.set_members(self.membership.current, self.membership.settled.departed)
+            self.election.voters = self.guard.voters
+
+    def caught_up_learner(self, now: float) -> str | None:
+        """A learner that answers, and lacks no more than what is in flight to any follower; None if there is none."""
+        if self.leads:
+            for name in sorted(self.membership.current.learners):
+                lag = self.journal.last_index - self.engine.match_index(name)
+                if self.engine.match_index(name) and lag < WINDOW_APPENDS_MAX and self.is_reachable(name, now):
+                    return name
+        return None
+
+    def is_reachable(self, name: str, now: float) -> bool:
+        """Whether this node, the leader, heard ``name`` within an election timeout."""
+        return name == self.node or now - self.engine.heard_at(name) < self._timing.election_timeout_s
+
+    def why_no_change(self) -> str | None:
+        """What stands against another change of members now; None if nothing does (Raft dissertation, 4.1)."""
+        if not self.leads or self._handover is not None:
+            return "this node does not lead, or not for long"
+        if self.membership.index > self.engine.commit:
+            return "the last change is not committed yet"
+        if self.journal.term(self.engine.commit) != self.engine.term:
+            return "nothing is committed in this leader's term yet"  # the erratum: a no-op first
+        return None
+
     # ------------------------------------------------------------------------------------------------ hand-over
     def transfer(self, to: str, now: float) -> None:
         """Begin to hand leadership to ``to``, a member (Raft dissertation, 3.10); `ValueError` unless this node leads.
@@ -301,8 +355,8 @@ class Replica:
         applied here, it is told to start its election at once. If it does not lead within an election timeout, or
         is replaced by another call, this node goes on as before.
         """
-        if not self.leads or to not in self.guard.peers:
-            raise ValueError(f"{self.node} can't hand over to {to}: only a leader can, and to another member")
+        if not self.leads or to not in self.guard.voters - {self.node}:
+            raise ValueError(f"{self.node} can't hand over to {to}: only a leader can, and to another voter")
         self._handover = _Handover(to, now + self._timing.election_timeout_s)
 
     @property

@@ -28,7 +28,17 @@ from typing import Any
 import trio
 
 from lanyinglog.config import Limits as NodeLimits
-from lanyinglog.errors import BadRequest, BadTopic, Busy, LanyingError, ProtocolError, ShuttingDown, UnknownLog
+from lanyinglog.config import parse_address, parse_node_id
+from lanyinglog.errors import (
+    BadRequest,
+    BadTopic,
+    Busy,
+    ConfigError,
+    LanyingError,
+    ProtocolError,
+    ShuttingDown,
+    UnknownLog,
+)
 from lanyinglog.machine.producers import WINDOW
 from lanyinglog.record import parse_batch
 from lanyinglog.service import LogService, Ticket
@@ -45,6 +55,9 @@ from lanyinglog.wire.messages import (
     LogInfo,
     LogInfoReply,
     LogSet,
+    MemberAdd,
+    MemberRemove,
+    MembersReply,
     Message,
     Origin,
     Ping,
@@ -152,6 +165,8 @@ class _Session:
             Transfer: self._transfer,
             LogInfo: self._log_info,
             LogSet: self._log_set,
+            MemberAdd: self._member_add,
+            MemberRemove: self._member_remove,
         }
 
     # ----------------------------------------------------------------------------------------------------- tasks
@@ -346,6 +361,24 @@ class _Session:
 
         self._begin_slow(request, set_retention)
 
+    async def _member_add(self, request: int, add: MemberAdd) -> None:
+        service = self._service(add.log)
+
+        async def see_added() -> Message:
+            await service.add_member(*_checked_member(add))
+            return MembersReply(service.members())
+
+        self._begin_slow(request, see_added)
+
+    async def _member_remove(self, request: int, remove: MemberRemove) -> None:
+        service = self._service(remove.log)
+
+        async def see_removed() -> Message:
+            await service.remove_member(remove.node)
+            return MembersReply(service.members())
+
+        self._begin_slow(request, see_removed)
+
     async def _transfer(self, request: int, transfer: Transfer) -> None:
         service = self._service(transfer.log)
 
@@ -387,3 +420,10 @@ async def _next_seq(service: LogService, start: Start) -> int:
             return max(start.value, service.first_seq)
         case Origin.TIME:
             return max(await service.seq_at_time(start.value), service.first_seq)
+
+
+def _checked_member(add: MemberAdd) -> tuple[str, str]:
+    try:
+        return parse_node_id("node", add.node), str(parse_address("peer", add.peer))
+    except ConfigError as error:
+        raise BadRequest(error.message) from error

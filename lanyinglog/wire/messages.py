@@ -23,6 +23,7 @@ from lanyinglog.wire.replies import (
     Error,
     Limits,
     LogInfoReply,
+    MembersReply,
     Pong,
     Push,
     StatusReply,
@@ -42,6 +43,8 @@ from lanyinglog.wire.requests import (
     Hello,
     LogInfo,
     LogSet,
+    MemberAdd,
+    MemberRemove,
     Origin,
     Ping,
     Publish,
@@ -72,6 +75,9 @@ __all__ = [
     "LogInfo",
     "LogInfoReply",
     "LogSet",
+    "MemberAdd",
+    "MemberRemove",
+    "MembersReply",
     "Message",
     "Origin",
     "Ping",
@@ -101,11 +107,11 @@ HELLO_BYTES_MAX = 4_096
 
 CLIENT_MESSAGES: tuple[type[Message], ...] = (
     Hello, Publish, Subscribe, Credit, Unsubscribe, Status, Topics, Ping, Transfer, LogInfo,
-    LogSet,
+    LogSet, MemberAdd, MemberRemove,
 )  # fmt: skip
 NODE_MESSAGES: tuple[type[Message], ...] = (
     Welcome, Acked, Subscribed, Push, Unsubscribed, StatusReply, TopicsReply, Pong, Error, Transferred,
-    LogInfoReply,
+    LogInfoReply, MembersReply,
 )  # fmt: skip
 BY_KIND: Mapping[int, type[Message]] = {message.KIND: message for message in CLIENT_MESSAGES + NODE_MESSAGES}
 

@@ -289,6 +289,21 @@ class LogInfoReply(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class MembersReply(Message):
+    """Who belongs to the log now: the object of `lanyinglog.service.LogService.members`; the body is its msgpack."""
+
+    KIND, NAME, HAS_BODY = 81, "members_reply", True
+    members: Mapping[str, Any]
+
+    def body(self) -> Sequence[bytes | memoryview]:
+        return (codec.pack(dict(self.members)),)
+
+    @classmethod
+    def read(cls, fields: Fields, body: bytes) -> Self:
+        return cls(codec.unpack_map(body))
+
+
+@dataclass(frozen=True, slots=True)
 class Pong(Message):
     """The answer to `Ping`."""
 

@@ -228,6 +228,40 @@ class LogSet(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class MemberAdd(Message):
+    """Asks the leader of a log to have ``node``, at the peer address ``peer``, join; answered with `MembersReply`
+    once that is committed. It votes as soon as it has caught up."""
+
+    KIND, NAME = 18, "member_add"
+    node: str
+    peer: str
+    log: str = DEFAULT_LOG
+
+    def header(self) -> dict[str, Any]:
+        return {"log": self.log, "node": self.node, "peer": self.peer}
+
+    @classmethod
+    def read(cls, fields: Fields, body: bytes) -> Self:
+        return cls(fields.text("node"), fields.text("peer"), fields.text("log"))
+
+
+@dataclass(frozen=True, slots=True)
+class MemberRemove(Message):
+    """Asks the leader of a log to have ``node`` leave for good; answered with `MembersReply` once that is committed."""
+
+    KIND, NAME = 19, "member_remove"
+    node: str
+    log: str = DEFAULT_LOG
+
+    def header(self) -> dict[str, Any]:
+        return {"log": self.log, "node": self.node}
+
+    @classmethod
+    def read(cls, fields: Fields, body: bytes) -> Self:
+        return cls(fields.text("node"), fields.text("log"))
+
+
+@dataclass(frozen=True, slots=True)
 class Ping(Message):
     """Answered with `Pong`, behind all that was sent before."""
 

@@ -14,6 +14,7 @@ from lanyinglog.batcher import Ticket
 from lanyinglog.commit_loop import CommitLoop
 from lanyinglog.errors import Outcome, StorageFull
 from lanyinglog.log_core import LogCore
+from lanyinglog.machine.members import Members
 from lanyinglog.node import FULL_LOOK_S, FULL_PAUSE_S, step_aside_when_full
 from lanyinglog.raft.replica import Timing
 from lanyinglog.store.log_store import Writes
@@ -42,7 +43,7 @@ class SmallStore(MemoryStore):
 def _loop(store: MemoryStore) -> CommitLoop:
     core = LogCore(
         node="n1",
-        members=["n1"],
+        members=Members.of({"n1": "n1:1"}),
         store=store,
         timing=Timing(),
         uniform=lambda low, high: low,

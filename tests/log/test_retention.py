@@ -14,6 +14,7 @@ from lanyinglog.commit_loop import CommitLoop
 from lanyinglog.errors import BadRequest, Trimmed
 from lanyinglog.hosted_log import HostedLog
 from lanyinglog.log_core import LogCore
+from lanyinglog.machine.members import Members
 from lanyinglog.raft.messages import Heartbeat, Joined, Offer
 from lanyinglog.raft.replica import Timing
 from lanyinglog.store.environment import LmdbStore
@@ -30,7 +31,7 @@ async def with_log(directory: Path, use: Callable[[HostedLog], Awaitable[None]])
     store = LmdbStore.open(directory, node="n1", map_bytes=1 << 30)
     core = LogCore(
         node="n1",
-        members=["n1"],
+        members=Members.of({"n1": "n1:1"}),
         store=store,
         timing=Timing(),
         uniform=lambda low, high: low,
@@ -138,7 +139,7 @@ async def test_a_node_says_in_words_what_it_lacks(tmp_path: Path) -> None:
     store = LmdbStore.open(tmp_path / "main", node="n1", map_bytes=1 << 30)
     core = LogCore(
         node="n1",
-        members=["n1", "n2", "n3"],
+        members=Members.of({"n1": "n1:1", "n2": "n2:1", "n3": "n3:1"}),
         store=store,
         timing=Timing(),
         uniform=lambda low, high: low,
@@ -156,9 +157,9 @@ async def test_a_node_says_in_words_what_it_lacks(tmp_path: Path) -> None:
     )
     number = core.replica.joining.question(0).number if core.replica.joining else 0
     assert "until n2, n3 told it" in hosted.status()["catch_up"]
-    core.receive("n2", Joined(3, number, blank=False, leads=True, last=900), 0.0)
+    core.receive("n2", Joined(3, number, blank=False, leads=True, last=900, votes=True), 0.0)
     assert "until n3 told it" in hosted.status()["catch_up"]
-    core.receive("n3", Joined(3, number, blank=False, leads=False, last=900), 0.0)
+    core.receive("n3", Joined(3, number, blank=False, leads=False, last=900, votes=True), 0.0)
     assert "does not vote until it has caught up" in hosted.status()["catch_up"]
     core.receive("n2", Heartbeat(3, 900), 0.0)
     core.receive("n2", Offer(3, 500, 480, 4_800, 50), 0.0)

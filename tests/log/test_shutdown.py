@@ -12,6 +12,7 @@ from lanyinglog import record
 from lanyinglog.commit_loop import CommitLoop
 from lanyinglog.errors import StorageFull
 from lanyinglog.log_core import LogCore
+from lanyinglog.machine.members import Members
 from lanyinglog.raft.replica import Timing
 from lanyinglog.store.log_store import Writes
 from lanyinglog.store.memory import MemoryDisk, MemoryStore
@@ -33,7 +34,7 @@ class FullStore(MemoryStore):
 def _loop(store: MemoryStore) -> CommitLoop:
     core = LogCore(
         node="n1",
-        members=["n1"],
+        members=Members.of({"n1": "n1:1"}),
         store=store,
         timing=Timing(),
         uniform=lambda low, high: low,

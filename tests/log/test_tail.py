@@ -11,6 +11,7 @@ from raft.audit import planted
 
 from lanyinglog import tail as tail_module
 from lanyinglog.log_core import LogCore
+from lanyinglog.machine.members import Members
 from lanyinglog.raft.replica import Timing
 from lanyinglog.record import Message, decode_run, encode_batch, encode_columns, parse_batch
 from lanyinglog.service import Ack, Item, Page
@@ -39,7 +40,7 @@ class OneLog:
         self.store = MemoryStore(self.disk)
         self.core = LogCore(
             node="n1",
-            members=["n1"],
+            members=Members.of({"n1": "n1:1"}),
             store=self.store,
             timing=Timing(),
             uniform=lambda low, high: high,

@@ -12,6 +12,7 @@ from node.test_peers import HELLO, Node, introduce
 from lanyinglog import commit_loop
 from lanyinglog.commit_loop import CommitLoop
 from lanyinglog.log_core import LogCore
+from lanyinglog.machine.members import Members
 from lanyinglog.raft.messages import Append, Appended, Heartbeat, PeerMessage, to_parts
 from lanyinglog.raft.peers import PEER_VERSION
 from lanyinglog.raft.replica import Timing
@@ -53,7 +54,7 @@ class Follower:
         self.answers: list[PeerMessage] = []
         self.core = LogCore(
             node="n2",
-            members=["n1", "n2"],
+            members=Members.of({"n1": "n1:1", "n2": "n2:1"}),
             store=self.store,
             timing=Timing(election_timeout_s=1e6),
             uniform=lambda low, high: high,

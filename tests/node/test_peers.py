@@ -33,7 +33,7 @@ class Node:
 
     def build(self, members: dict[str, Address], secret: bytes | None, cluster: str) -> None:
         self.network = PeerNetwork(
-            identity=PeerIdentity(self.name, cluster, f"{self.name}:1", secret),
+            identity=PeerIdentity(self.name, cluster, f"{self.name}:1", f"{self.name}:2", secret),
             peers=members,
             outbox_bytes_max=1 << 20,
             receive=self._receive,
@@ -228,7 +228,7 @@ async def test_a_handshake_that_takes_its_time_is_ended(autojump_clock: trio.tes
     node = Node.__new__(Node)
     node.name, node.heard = "n2", []
     network = PeerNetwork(
-        identity=PeerIdentity("n2", "c", "x:1", None),
+        identity=PeerIdentity("n2", "c", "x:1", "x:2", None),
         peers={"n1": Address("127.0.0.1", 1), "n2": Address("127.0.0.1", 2)},
         outbox_bytes_max=1000,
         receive=lambda sender, message: None,

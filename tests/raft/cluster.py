@@ -23,6 +23,7 @@ from collections.abc import Mapping, Sequence
 from lanyinglog import record
 from lanyinglog.batcher import BatcherLimits, Ticket
 from lanyinglog.log_core import LogCore
+from lanyinglog.machine.members import Members, members_in
 from lanyinglog.raft.messages import PeerMessage
 from lanyinglog.raft.replica import Replica, Timing
 from lanyinglog.store.log_store import Entry, HardState, Writes, entry_crc
@@ -79,7 +80,8 @@ class Node:
         self.applied = []
         self.replica = Replica(
             node=self.name,
-            members=self.members,
+            members=Members.of({name: f"{name}:1" for name in self.members}),
+            members_in=members_in,
             store=self.store,
             applied=0,
             apply=self.applied.append,
@@ -220,7 +222,8 @@ class Cluster:
         take = node.core.take_outbox if isinstance(node, LogNode) else node.replica.take_outbox
         for outgoing in take():
             link = (node.name, outgoing.to)
-            if link not in self.dropping and self.nodes[outgoing.to].alive:
+            there = self.nodes.get(outgoing.to)  # None: a member that nobody has started yet
+            if link not in self.dropping and there is not None and there.alive:
                 self.links[link].append(outgoing.message)
         self._check(node)
 
@@ -316,9 +319,16 @@ class Cluster:
         newest = max(self.committed, default=1)
         for index in range(newest + 1, min(node.commit, node.last_index) + 1):
             entry = node.replica.journal.entry(index)
-            copies = sum(1 for other in self.nodes.values() if other.durable(index) == entry)
-            if 2 * copies <= len(self.names) and not self._own_no_op(entry):
-                raise Broken(f"durability: {index} is committed on {copies} of {len(self.names)} disks")
+            membership = node.replica.membership
+            holders = {other.name for other in self.nodes.values() if other.durable(index) == entry}
+            majorities = [
+                2 * len(holders & one.voters) > len(one.voters) for one in (membership.current, membership.settled)
+            ]
+            # Alone, the engine elects itself, appends its no-op and counts to one in one turn. Nothing of that leaves
+            # the node, it holds no message, and all before it is on disk.
+            own_no_op = entry.command == b"\x01" and membership.current.voters == {node.name}
+            if not any(majorities) and not own_no_op:
+                raise Broken(f"durability: {index} is committed on {len(holders)} of {len(self.names)} disks")
             self.committed[index] = entry
         for entry in node.applied:
             if self.committed.get(entry.index, entry) != entry:
@@ -328,11 +338,6 @@ class Cluster:
             for index, entry in self.committed.items():
                 if index >= trimmed and (index > node.last_index or node.replica.journal.entry(index) != entry):
                     raise Broken(f"leader completeness: {node.name} leads without committed entry {index}")
-
-    def _own_no_op(self, entry: Entry) -> bool:
-        """Alone, the engine elects itself, appends its no-op and counts to one in one turn. Nothing of that leaves the
-        node, it holds no message, and all before it is on disk."""
-        return len(self.names) == 1 and entry.command == b"\x01"
 
     def check_logs_match(self) -> None:
         """Log matching (figure 3): logs that agree in index and term of an entry agree in all up to it."""
@@ -360,7 +365,7 @@ class LogNode(Node):
         self.store = MemoryStore(self.disk)
         self.core = LogCore(
             node=self.name,
-            members=self.members,
+            members=Members.of({name: f"{name}:1" for name in self.members}),
             store=self.store,
             timing=Timing(HEARTBEAT_S, ELECTION_S),
             uniform=self.uniform,
@@ -391,9 +396,19 @@ class LogNode(Node):
 
 
 class LogCluster(Cluster):
-    """`Cluster` of `LogNode`."""
+    """`Cluster` of `LogNode`. ``spares`` more nodes may `join`."""
 
     nodes: dict[str, LogNode]
+
+    def __init__(self, size: int, *, spares: int = 0) -> None:
+        super().__init__(size)
+        self._spares = [f"n{size + number}" for number in range(1, spares + 1)]
+
+    def join(self, name: str) -> None:
+        """Start a spare node, which knows the founders and waits to be added."""
+        assert name == self._spares.pop(0)
+        self.nodes[name] = LogNode(name, self.names, MemoryDisk(), self.now)
+        self.names = (*self.names, name)
 
     def _node(self, name: str, disk: MemoryDisk) -> Node:
         return LogNode(name, self.names, disk, self.now)

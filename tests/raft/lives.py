@@ -5,6 +5,7 @@ from __future__ import annotations
 from raft.cluster import ELECTION_S, HEARTBEAT_S, LogCluster, LogNode, Node, batch
 
 from lanyinglog.log_core import LogCore
+from lanyinglog.machine.members import Members
 from lanyinglog.raft.messages import PeerMessage
 from lanyinglog.raft.replica import Timing
 from lanyinglog.service import Ack
@@ -33,7 +34,7 @@ class LivingNode(LogNode):
     def _begin(self, now: float) -> None:
         self.core = LogCore(
             node=self.name,
-            members=self.members,
+            members=Members.of({name: f"{name}:1" for name in self.members}),
             store=self.store,
             timing=Timing(HEARTBEAT_S, ELECTION_S),
             uniform=self.uniform,

@@ -6,6 +6,7 @@ import random
 
 from lanyinglog import record
 from lanyinglog.log_core import LogCore
+from lanyinglog.machine.members import Members
 from lanyinglog.raft.replica import Timing
 from lanyinglog.service import Ack
 from lanyinglog.store.memory import MemoryStore
@@ -23,7 +24,14 @@ class Alone:
         self.store = MemoryStore()
         self.now = 1.0
         uniform = random.Random(1).uniform
-        self.core = LogCore(node="n1", members=["n1"], store=self.store, timing=Timing(), uniform=uniform, now=self.now)
+        self.core = LogCore(
+            node="n1",
+            members=Members.of({"n1": "n1:1"}),
+            store=self.store,
+            timing=Timing(),
+            uniform=uniform,
+            now=self.now,
+        )
 
     def turn(self) -> None:
         self.now += 0.001

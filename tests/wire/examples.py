@@ -32,6 +32,9 @@ from lanyinglog.wire.messages import (
     LogInfo,
     LogInfoReply,
     LogSet,
+    MemberAdd,
+    MemberRemove,
+    MembersReply,
     Message,
     Origin,
     Ping,
@@ -80,6 +83,8 @@ EXAMPLES: dict[type[Message], Message] = {
         Transfer(node="n2"),
         LogInfo(),
         LogSet({"age_s": 3_600, "bytes": None}),
+        MemberAdd("n4", "127.0.0.1:7523"),
+        MemberRemove("n1"),
         Welcome(1, "n1", "test", "127.0.0.1:7420", Limits()),
         Acked(7, 5, 1_700_000_000_000_000_000),
         Subscribed(5, 11),
@@ -91,6 +96,7 @@ EXAMPLES: dict[type[Message], Message] = {
         Error.of(NotLeader("n1 follows n2", hint="127.0.0.1:7421")),
         Transferred("n2"),
         LogInfoReply({"log": "main", "max_bytes": 1 << 28, "first_seq": 5}),
+        MembersReply({"members": {"n2": {"peer": "127.0.0.1:7521", "votes": True}}, "departed": ["n1"]}),
     )
 }
 
@@ -163,6 +169,8 @@ STRATEGIES: dict[type[Message], st.SearchStrategy[Message]] = {
     Transfer: st.builds(Transfer, _names, st.none() | _names),
     LogInfo: st.builds(LogInfo, _names),
     LogSet: st.builds(LogSet, st.dictionaries(_limits, st.none() | _seqs), _names),
+    MemberAdd: st.builds(MemberAdd, _names, _names, _names),
+    MemberRemove: st.builds(MemberRemove, _names, _names),
     Welcome: st.builds(
         Welcome,
         st.integers(1, 0xFFFF),
@@ -181,6 +189,7 @@ STRATEGIES: dict[type[Message], st.SearchStrategy[Message]] = {
     Error: st.builds(Error, _names, st.sampled_from(Outcome), st.text(max_size=300), st.none() | _names),
     Transferred: st.builds(Transferred, _names),
     LogInfoReply: st.builds(LogInfoReply, st.dictionaries(_names, _plain, max_size=5)),
+    MembersReply: st.builds(MembersReply, st.dictionaries(_names, _plain, max_size=5)),
 }
 
 

@@ -1,0 +1,55 @@
+"""``cluster add`` and ``cluster remove`` on a cluster of real processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from real_programs import Cluster, run
+
+from lanyinglog.cli.processes import free_port
+
+
+@pytest.fixture
+def single(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A cluster of one node, with ports beside it that are free."""
+    made = Cluster(tmp_path_factory.mktemp("cluster"), free_port(nodes=6))
+    started = run("cluster", "start", "--dir", str(made.directory), "--port", str(made.port), "--nodes", "1")
+    assert started.code == 0, started.err
+    yield made
+    assert made.stop().code == 0
+
+
+def change(cluster: Cluster, *arguments: str) -> dict[str, str]:
+    """Who belongs after ``cluster add`` or ``remove``, and what they are."""
+    done = run("cluster", *arguments, "--dir", str(cluster.directory))
+    assert done.code == 0, done.err
+    return {row["node"]: row["role"] for row in done.rows}
+
+
+def test_a_cluster_grows_is_left_by_its_leader_and_keeps_every_line(single: Cluster):
+    lines = b"".join(b"line %d\n" % number for number in range(500))
+    assert run("publish", "a", "--file", "-", "--server", single.server, stdin=lines).code == 0
+    assert change(single, "add") == {"n1": "voter", "n2": "voter"}
+    assert change(single, "add") == {"n1": "voter", "n2": "voter", "n3": "voter"}
+    assert change(single, "remove", "n1") == {"n2": "voter", "n3": "voter"}
+    status = single.status()
+    assert [row["node"] for row in status.rows] == ["n2", "n3"]
+    assert {row["last_seq"] for row in status.rows} == {500}
+    server = status.rows[1]["client"]
+    read = run("subscribe", "a", "--from", "first", "--until", "last", "--format", "raw", "--server", server)
+    assert read.out == lines
+    assert "join" not in (single.directory / "n3" / "node.toml").read_text()
+    assert change(single, "add") == {"n2": "voter", "n3": "voter", "n4": "voter"}, "a name is not used again"
+
+
+def test_what_cant_be_changed_is_refused_in_words(single: Cluster):
+    directory = str(single.directory)
+    last = run("cluster", "remove", "n1", "--dir", directory)
+    assert last.code == 1 and "the only voter: add another member first" in last.err
+    stranger = run("cluster", "remove", "n7", "--server", single.server)
+    assert stranger.code == 1 and "n7 is no member; the members are n1" in stranger.err
+    assert run("cluster", "add", "n2", "--dir", directory).code == 2
+    assert run("cluster", "add", "--server", single.server).code == 2
+    again = run("cluster", "add", "n1", "--peer", "127.0.0.1:1", "--server", single.server)
+    assert again.code == 1 and "n1 is a member already" in again.err
