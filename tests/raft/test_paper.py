@@ -7,10 +7,20 @@ dissertation. Numbers are those of sections and figures.
 from __future__ import annotations
 
 import pytest
-from raft.cluster import ELECTION_S, HEARTBEAT_S, Cluster, LogCluster, batch
+from raft.cluster import ELECTION_S, HEARTBEAT_S, Cluster, LogCluster, batch, entries
 
 from lanyinglog.errors import NotLeader
-from lanyinglog.raft.messages import Append, Appended, Heartbeat, PreVote, TimeoutNow, Vote, VoteRequest
+from lanyinglog.raft.messages import (
+    Alive,
+    Append,
+    Appended,
+    Heartbeat,
+    PeerMessage,
+    PreVote,
+    TimeoutNow,
+    Vote,
+    VoteRequest,
+)
 from lanyinglog.service import Ack
 
 
@@ -31,7 +41,9 @@ def test_5_1_a_request_with_an_older_term_is_rejected():
     cluster.hand("n1", "n3", Append(1, 99, cluster["n3"].last_index, 2, 1, tuple(before[-1:])))
     cluster.hand("n1", "n3", VoteRequest(1, 99, 99))
     cluster.sync("n3")
-    assert not [m for m in cluster.queued("n3", "n1") if isinstance(m, Appended | Vote)]
+    answers = cluster.queued("n3", "n1")
+    assert not [m for m in answers if isinstance(m, Appended | Vote)]
+    assert Alive(2) in answers, "the answer has the newer term"
     assert cluster["n3"].log() == before
 
 
@@ -213,17 +225,33 @@ def test_5_4_2_entries_of_older_terms_are_committed_with_one_of_the_leaders_own_
     assert cluster["n1"].commit == 4, "its own no-op takes the others along"
 
 
+# ------------------------------------------------------------------------------------------- figure 2: stable storage
+@pytest.mark.parametrize(
+    "request_of_n2",
+    [Append(5, 1, 1, 0, 1, tuple(entries([0, 5])[1:])), VoteRequest(5, 9, 4), Heartbeat(5, 1)],
+    ids=["append", "vote", "heartbeat of a newer term"],
+)
+def test_figure_2_what_a_request_changes_is_on_disk_before_it_is_answered(request_of_n2: PeerMessage):
+    cluster = Cluster(3)
+    cluster.settle()
+    cluster.hand("n2", "n1", request_of_n2)
+    assert not [m for m in cluster.queued("n1", "n2") if isinstance(m, Appended | Vote | Alive)]
+    cluster.sync("n1")
+    assert [m for m in cluster.queued("n1", "n2") if isinstance(m, Appended | Vote | Alive)]
+    assert cluster["n1"].store.hard_state().term == 5
+
+
 # --------------------------------------------------------------------------------------------- 5.5 crashes, 5.6 timing
 def test_5_5_a_request_that_comes_twice_does_no_harm():
     cluster = Cluster(3)
     cluster.elect("n1")
     cluster.hold("n1", "n2")
-    cluster.propose("n1", b"\0a")
-    for message in cluster.take("n1", "n2"):
-        for _ in range(3):
-            cluster.hand("n1", "n2", message)
+    cluster.propose("n1", b"\0a", b"\0b", b"\0c")
+    first, *others = cluster.take("n1", "n2")
+    for message in (first, first, *others, first, *reversed(others), first):
+        cluster.hand("n1", "n2", message)
     cluster.sync("n2")
-    assert cluster["n2"].commands() == [b"\0a"]
+    assert cluster["n2"].commands() == [b"\0a", b"\0b", b"\0c"]
 
 
 def test_5_5_a_leader_tries_until_a_crashed_follower_is_back():
@@ -276,6 +304,34 @@ def test_8_a_new_leader_commits_a_no_op_first():
 
 
 # ------------------------------------------------------------------------------------------------------- dissertation
+def test_d_10_2_1_a_leader_sends_while_it_writes_and_counts_itself_when_it_has_written():
+    cluster = Cluster(3)
+    cluster.elect("n1")
+    cluster.cut("n1", "n3")
+    cluster.propose("n1", b"\0a")
+    assert cluster["n1"].durable(3) is None
+    cluster.deliver("n1", "n2")
+    cluster.sync("n2")
+    cluster.deliver("n2", "n1")
+    assert cluster["n2"].durable(3) is not None and cluster["n1"].commit == 2
+    cluster.sync("n1")
+    assert cluster["n1"].commit == 3
+
+
+def test_d_10_2_1_beyond_the_claim_a_commit_waits_for_the_leaders_disk_too():
+    """Two of three have it. The product waits for its leader all the same: who leads can then read what it commits."""
+    cluster = Cluster(3)
+    cluster.elect("n1")
+    cluster.propose("n1", b"\0a")
+    for name in ("n2", "n3"):
+        cluster.deliver("n1", name)
+        cluster.sync(name)
+        cluster.deliver(name, "n1")
+    assert cluster["n1"].commit == 2
+    cluster.sync("n1")
+    assert cluster["n1"].commit == 3
+
+
 def test_d_3_10_a_leader_hands_over_to_a_follower_that_has_all_of_its_log():
     cluster = Cluster(3)
     cluster.elect("n1")
