@@ -16,6 +16,7 @@ from lanyinglog.batcher import Ticket
 from lanyinglog.commit_loop import CommitLoop
 from lanyinglog.errors import StorageFull
 from lanyinglog.log_core import LogCore
+from lanyinglog.machine.members import Members
 from lanyinglog.raft.replica import Timing
 from lanyinglog.record import encode_batch, encode_columns, parse_batch
 from lanyinglog.store.log_store import Writes
@@ -56,7 +57,7 @@ class Log:
         self.store = GatedStore()
         core = LogCore(
             node="n1",
-            members=["n1"],
+            members=Members.of({"n1": "n1:1"}),
             store=self.store,
             timing=Timing(),
             uniform=lambda low, high: low,
