@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from raft.cluster import batch
 from raft.lives import LivingCluster
 
+from lanyinglog.errors import Busy
 from lanyinglog.raft import snapshots
 from lanyinglog.raft.journal import Journal
 from lanyinglog.raft.messages import Chunk, Fetch, Offer
@@ -291,3 +293,21 @@ def test_a_leader_that_holds_its_log_writes_nothing_meanwhile() -> None:
     cluster.tick(2.5)
     assert leader.replica.journal.first_index < leader.machine.first_index
     assert not leader.wants_write
+
+
+def test_a_change_of_limits_that_gets_no_turn_is_refused_in_time() -> None:
+    """The leader's disk stalls: the change is not proposed, now or ever, and its caller is told so (P7)."""
+    cluster = LivingCluster(3)
+    cluster.begin()
+    core = cluster["n1"].core
+    cluster.submit("n1", batch(1, 1))
+    cluster.turn("n1")
+    core.begin_write()
+    ticket = core.configure({"messages": 5}, cluster.now)
+    core.advance(cluster.now + 1.0, 0)
+    assert ticket.result is None
+    core.advance(ticket.expires_at, 0)
+    assert isinstance(ticket.result, Busy)
+    core.end_write(Writes(), ticket.expires_at)
+    core.advance(ticket.expires_at, 0)
+    assert core.machine.retention.is_unlimited
