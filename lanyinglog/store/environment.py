@@ -211,7 +211,8 @@ class LmdbStore:
 
     def _set_aside(self, pages: int) -> None:
         try:
-            self._room.set_aside(self._end(pages))
+            if self._room.set_aside(self._end(pages)):
+                self._env.reader_check()  # it may grow because of a reader that was killed: it still holds its pages
         except OSError as error:
             if error.errno not in FULL:
                 raise self._failed(error.errno or errno.EIO, str(error)) from error

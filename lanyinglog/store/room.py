@@ -35,14 +35,15 @@ class Room:
         self._limit = limit
         self._bytes = 0
 
-    def set_aside(self, end: int) -> None:
-        """Has the file system promise the file's first ``end`` bytes, and more where it can. `OSError` if it can't."""
+    def set_aside(self, end: int) -> bool:
+        """Has the file system promise the file's first ``end`` bytes, and more where it can; whether there was anything
+        to do. `OSError` if it can't."""
         if not hasattr(os, "posix_fallocate") or self._bytes >= min(end + RESERVE_BYTES, self._limit):
-            return
+            return False
         for more in (RESERVE_BYTES + GROWTH_BYTES, RESERVE_BYTES, 0):
             size = min(end + more, self._limit)
             if size <= self._bytes:
-                return
+                break
             try:
                 os.posix_fallocate(self._descriptor, self._bytes, size - self._bytes)
             except OSError as error:
@@ -50,7 +51,8 @@ class Room:
                     raise
             else:
                 self._bytes = size
-                return
+                break
+        return True
 
     def has_reserve(self, end: int, free_bytes: Callable[[], int]) -> bool:
         """Whether there is the reserve behind ``end``; or half of it, and as much as that inside the file, which then

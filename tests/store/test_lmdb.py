@@ -572,3 +572,29 @@ def test_a_report_of_a_sound_log_tells_all_of_it(directory: Path) -> None:
         "counts": {}, "problems": [],
     }  # fmt: skip
     assert {name: told[name] for name in expected} == expected
+
+
+_READER = """
+import sys, lmdb
+env = lmdb.open(sys.argv[1], readonly=True, max_dbs=8)
+with env.begin():
+    print("reading", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_reader_that_was_killed_does_not_make_the_file_grow(directory: Path) -> None:
+    store = open_store(directory)
+    store.write(applied([1, 1]))
+    with subprocess.Popen(
+        [sys.executable, "-c", _READER, str(directory)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as reader:
+        assert reader.stdout is not None and reader.stdout.readline() == b"reading\n"
+        assert "no active readers" not in store._env.readers()
+        reader.kill()
+    before = store.bytes_used()
+    for _ in range(40):
+        store.write(Writes(entries=[entry(3, command=bytes(1 << 20))]))
+        store.write(Writes(truncate_from=3))
+    assert store.bytes_used() < before + (20 << 20)
+    store.close()
