@@ -139,6 +139,12 @@ def rewinds_at_answers() -> Sequence[Change]:
     return [(Guard, "_restore_pipeline", _nothing)]
 
 
+@defect("entries wait for the next heartbeat", audit="25")
+def entries_wait() -> Sequence[Change]:
+    conf = engine_module.SyncObjConf
+    return [(engine_module, "SyncObjConf", lambda **named: conf(**{**named, "appendEntriesUseBatch": True}))]
+
+
 @defect("an entry that was damaged on the wire is taken", audit="27")
 def wire_is_trusted() -> Sequence[Change]:
     return [(messages_module, "entry_crc", lambda index, term, command: Anything())]

@@ -297,6 +297,25 @@ class Invariants:
             words = f"{node.name} drops entries up to {disk.last} for a snapshot that ends at {first + 1}"
             raise Violation("committed entries stay", words, ("node", node.name), ("entry", first + 1))
 
+    def fed(self, node: Node) -> list[str]:
+        """Followers to whom a leader has sent all it has."""
+        replica = node.core.replica
+        if not replica.leads:
+            return []
+        end, feeds = replica.journal.last_index + 1, replica.guard.followers
+        return [name for name in feeds if replica.engine.next_index(name) == end and not feeds[name].paused]
+
+    def check_fed(self, node: Node, fed: list[str]) -> None:
+        """Audit 25: what a turn appends leaves in that turn."""
+        replica = node.core.replica
+        for name in fed:
+            follower = replica.guard.followers.get(name)
+            if follower is None or follower.paused or not replica.leads:
+                continue
+            if replica.engine.next_index(name) <= replica.journal.last_index:
+                words = f"{node.name} has entry {replica.journal.last_index} and sent {name} nothing in that turn"
+                raise Violation("entries leave at once", words, ("node", node.name), ("node", name))
+
     # --------------------------------------------------------------------------------------------------- messages
     def leaving(self, node: Node, to: str, message: PeerMessage) -> None:
         """``message`` leaves ``node``."""
