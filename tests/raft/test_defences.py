@@ -5,7 +5,9 @@ from __future__ import annotations
 from raft.audit import audited, planted
 from raft.cluster import Cluster, expect
 
+from lanyinglog.raft.journal import Journal
 from lanyinglog.raft.messages import Append, Committed
+from lanyinglog.store.memory import MemoryStore
 
 
 @audited("", off=planted("durable_index_stays"), harm="n1 commits what is in its memory alone")
@@ -23,3 +25,20 @@ def test_what_takes_the_place_of_a_dropped_tail_is_not_on_disk_yet():
     expect(cluster["n1"].commit == 2, "n1 commits what is in its memory alone")
     cluster.sync("n1")
     assert cluster["n1"].commit == 5
+
+
+def test_what_is_replaced_while_it_is_written_is_not_on_disk_when_the_write_ends():
+    """The transaction has the old entry 3; by its end the log has another, which only the next one takes along."""
+    store = MemoryStore()
+    journal = Journal(store, cache_bytes_max=1 << 20)
+    for index in (1, 2, 3):
+        journal.add(b"old", index, 1)
+    writes = journal.begin_write()
+    journal.deleteEntriesFrom(2)
+    journal.add(b"new", 3, 2)
+    store.write(writes)
+    journal.end_write()
+    assert (journal.durable_index, journal.last_index, journal.dirty) == (2, 3, True)
+    store.write(journal.begin_write())
+    journal.end_write()
+    assert journal.durable_index == 3 and store.entry(3).command == b"new"
