@@ -13,6 +13,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -83,6 +84,8 @@ class Cluster:
         self._tie, self._tie_held = os.pipe()
         # A node ends with its parent, and to the kernel that is the thread that started it: faults come and go.
         self._starter = ThreadPoolExecutor(max_workers=1)
+        self._lock = threading.RLock()
+        """Faults are threads: who starts a node, ends it or notices its end holds this meanwhile."""
         self.ends: list[End] = []
         secret = directory / "cluster.secret"
         secret.touch(0o600)
@@ -118,8 +121,12 @@ class Cluster:
     def start(self, name: str) -> None:
         """Start the node if it does not run; returns at once."""
         node = self.nodes[name]
-        if node.running:
-            return
+        with self._lock:
+            if not node.running:
+                self._spawn(node)
+
+    def _spawn(self, node: Node) -> None:
+        name = node.name
         prefix = self.cables.prefix(name) if self.cables else []
         settings = ["node", "--config", str(node.directory / "node.toml")]
         command = [sys.executable, "-P", str(LAUNCHER), str(node.disk.clock_file), self._defect, "--", *settings]
@@ -142,37 +149,43 @@ class Cluster:
     def kill(self, name: str) -> None:
         """SIGKILL; returns when the process is gone."""
         node = self.nodes[name]
-        self.notice_ends()
-        process = node.process
+        process = self._strike(node)
         if process is not None:
-            node.struck = True
             process.kill()
             process.wait()
+            self._buried(node)
+        node.paused = False
+
+    def _strike(self, node: Node) -> subprocess.Popen[bytes] | None:
+        """What ends the node from here on is ours: its process, if it has not ended by itself before."""
+        with self._lock:
+            if not node.struck:
+                self.notice_ends()
+            node.struck = node.process is not None
+            return node.process
+
+    def _buried(self, node: Node) -> None:
+        """The node that was struck is down."""
+        with self._lock:
             node.process = None
             node.struck = False
-        node.paused = False
 
     def stop(self, name: str) -> None:
         """SIGTERM, and SIGKILL to one that does not stop in time (which is a finding: it is noted as an end)."""
         node = self.nodes[name]
-        if node.process is None:
-            return
         self.resume(name)
-        self.notice_ends()
-        process = node.process
+        process = self._strike(node)
         if process is None:
             return
-        node.struck = True
         process.terminate()
         try:
             code = process.wait(STOP_S_MAX)
         except subprocess.TimeoutExpired:
             process.kill()
             code = process.wait()
-        if code != 0 and not node.may_end:
+        if code not in (0, -signal.SIGTERM) and not node.may_end:  # SIGTERM: it was asked before it could listen
             self.ends.append(End(name, time.monotonic_ns(), code))
-        node.process = None
-        node.struck = False
+        self._buried(node)
 
     def pause(self, name: str) -> None:
         """SIGSTOP."""
@@ -191,10 +204,10 @@ class Cluster:
 
     def notice_ends(self) -> None:
         """Note the nodes that ended by themselves."""
-        for node in self.nodes.values():
-            if node.struck:
-                continue
-            if node.process is not None and (code := node.process.poll()) is not None:
+        with self._lock:
+            for node in self.nodes.values():
+                if node.struck or node.process is None or (code := node.process.poll()) is None:
+                    continue
                 node.process = None
                 node.paused = False
                 if not node.may_end:
@@ -202,12 +215,9 @@ class Cluster:
 
     def pull_plug(self, names: Sequence[str], source: random.Random) -> int:
         """The power of ``names`` goes, at once; they are down then. How many blocks were lost."""
-        running = [name for name in names if self.nodes[name].running]
+        running = [name for name in names if self._strike(self.nodes[name]) is not None]
         for name in running:
-            process = self.nodes[name].process
-            if process is not None:
-                self.nodes[name].struck = True
-                process.send_signal(signal.SIGKILL)
+            self._signal(name, signal.SIGKILL)
         lost = 0
         for name in running:
             self.kill(name)

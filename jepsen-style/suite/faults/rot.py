@@ -18,6 +18,8 @@ WEIGHT = 1.0
 HARD = True
 _PAYLOAD = re.compile(rb"[0-9]{1,5}:[0-9]{1,9} [!-~]{20}")
 _LOOK_BYTES = 4 << 20
+TRIES = 60
+"""Much of the file may be room that is kept, or blocks that are compressed: so often it is tried elsewhere."""
 _CONTEXT_BYTES = 20
 """On each side: a flipped bit with so much around it is nowhere else."""
 
@@ -49,7 +51,9 @@ def flip(file: Path, source: random.Random, *, count: int) -> list[tuple[int, in
     """Flip a bit in each of up to ``count`` payloads: ``(position, bit, what is around it now)``."""
     done: list[tuple[int, int, bytes]] = []
     with file.open("r+b") as opened, mmap.mmap(opened.fileno(), 0) as data:
-        for _ in range(count):
+        for _ in range(count + TRIES):
+            if len(done) == count:
+                break
             start = source.randrange(max(1, len(data)))
             found = _PAYLOAD.search(data, start, min(len(data), start + _LOOK_BYTES))
             if found is None:

@@ -99,7 +99,8 @@ def _cards(outcome: Outcome, told: dict[str, Any]) -> str:
         (
             "take-over",
             f"{takeover['p50']} s",
-            f"p50 of {takeover['count']}; p99 {takeover['p99']} s, alone {takeover['p99_alone']} s",
+            f"p50 of {takeover['count']}; p99 {takeover['p99']} s"
+            + (f", without other faults near {takeover['p99_alone']} s" if takeover["p99_alone"] else ""),
         ),
         ("latency", f"{latency['p50']} ms", f"p50, faults included; p99 {latency['p99']} ms"),
         ("converged in", f"{outcome.converged_s:.1f} s", "after healing, all nodes equal"),
