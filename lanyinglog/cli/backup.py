@@ -20,8 +20,10 @@ from lanyinglog.cli import output, rollcall
 from lanyinglog.cli.cluster import refuse_taken_ports
 from lanyinglog.cli.directory import Member, create_cluster, open_cluster, plan_members
 from lanyinglog.cli.options import Verb, directory_option, format_option, option
-from lanyinglog.config import CLIENT_PORT, Address, parse_address, parse_node_id
+from lanyinglog.config import CLIENT_PORT, Address, parse_address, parse_members, parse_node_id
 from lanyinglog.errors import ConfigError, StoreError, Unavailable
+from lanyinglog.machine.commands import KIND_MEMBERS, encode_command
+from lanyinglog.machine.members import Members
 from lanyinglog.machine.state_machine import StateMachine
 from lanyinglog.store import backup as store_backup
 from lanyinglog.store.backup import Content, DamagedBackup, Manifest
@@ -147,10 +149,11 @@ def _content(directory: Path, identity: Identity, commit: int) -> Content:
 )
 @option("--port", type=click.IntRange(1, 65_000), default=CLIENT_PORT, show_default=True, help="Its first client port.")
 @option(
-    "--data", type=_PATH, help="The new data directory of one node, in place of --dir; then with --id and --cluster."
+    "--data", type=_PATH, help="The new data directory of one node, in place of --dir; with --id, --cluster, --peers."
 )
 @option("--id", "node", metavar="ID", help="With --data: the node's name.")
 @option("--cluster", metavar="NAME", help="With --data: the new cluster's name, as in the nodes' settings.")
+@option("--peers", metavar="ID=H:P,...", help="With --data: its members, as in the nodes' settings, the same on all.")
 @format_option()
 def restore(
     source: Path,
@@ -160,6 +163,7 @@ def restore(
     data: Path | None,
     node: str | None,
     cluster: str | None,
+    peers: str | None,
     form: str,
 ) -> int:
     """Make a new cluster that begins with BACKUP: same seqs, timestamps, topics, and memory of producers.
@@ -177,16 +181,9 @@ def restore(
             made: dict[str, Any] = {"directory": str(directory), "cluster": name, "nodes": nodes}
         else:
             assert data is not None
-            if node is None or cluster is None:
-                raise ConfigError("--data needs --id, the node's name, and --cluster, the name of the new cluster")
-            if cluster == manifest.cluster:
-                raise ConfigError(
-                    f"--cluster {cluster} is the name of the old cluster: a restored one needs a new name"
-                )
-            _restore_data(
-                source, manifest, data.absolute(), Identity(manifest.log, parse_node_id("--id", node), cluster)
-            )
-            made = {"directory": str(data), "cluster": cluster, "node": node}
+            identity, members = _identity(manifest, node, cluster, peers)
+            _restore_data(source, manifest, data.absolute(), identity, members)
+            made = {"directory": str(data), "cluster": identity.cluster, "node": identity.node}
     except DamagedBackup as error:
         output.print_error(error, form=form)
         return output.PROBLEM_FOUND
@@ -196,6 +193,18 @@ def restore(
     return output.OK
 
 
+def _identity(manifest: Manifest, node: str | None, cluster: str | None, peers: str | None) -> tuple[Identity, Members]:
+    """Who the one node of ``--data`` is, and who belongs to its cluster."""
+    if node is None or cluster is None or peers is None:
+        raise ConfigError("--data needs --id, the node's name, --cluster, the new cluster's, and --peers, its members")
+    if cluster == manifest.cluster:
+        raise ConfigError(f"--cluster {cluster} is the name of the old cluster: a restored one needs a new name")
+    members = Members.of({name: str(address) for name, address in parse_members("--peers", peers).items()})
+    if parse_node_id("--id", node) not in members.table:
+        raise ConfigError(f"--peers must have every member, and {node!r} is not among them")
+    return Identity(manifest.log, node, cluster), members
+
+
 def _restore_cluster(source: Path, manifest: Manifest, target: Path, *, nodes: int, port: int) -> str:
     """A cluster in ``target`` whose nodes all begin with the backup; its name."""
     store_backup.require_absent(target)
@@ -203,9 +212,10 @@ def _restore_cluster(source: Path, manifest: Manifest, target: Path, *, nodes: i
     aside = store_backup.make_aside(target)
     try:
         made = create_cluster(aside, nodes=nodes, port=port)
+        members = Members.of({member.node: str(member.peer) for member in made.members})
         for member in made.members:
             identity = Identity(manifest.log, member.node, made.name)
-            _restore_log(source, manifest, member.data / manifest.log, identity)
+            _restore_log(source, manifest, member.data / manifest.log, identity, members)
         store_backup.publish_directory(aside, target)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
@@ -213,21 +223,22 @@ def _restore_cluster(source: Path, manifest: Manifest, target: Path, *, nodes: i
     return made.name
 
 
-def _restore_data(source: Path, manifest: Manifest, target: Path, identity: Identity) -> None:
+def _restore_data(source: Path, manifest: Manifest, target: Path, identity: Identity, members: Members) -> None:
     store_backup.require_absent(target)
     aside = store_backup.make_aside(target)
     try:
-        _restore_log(source, manifest, aside / manifest.log, identity)
+        _restore_log(source, manifest, aside / manifest.log, identity, members)
         store_backup.publish_directory(aside, target)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
 
 
-def _restore_log(source: Path, manifest: Manifest, directory: Path, identity: Identity) -> None:
+def _restore_log(source: Path, manifest: Manifest, directory: Path, identity: Identity, members: Members) -> None:
     """The backup as the log of one node, opened once to see that it means what the manifest says."""
     store_backup.copy_data(source, manifest, directory)
-    store_backup.adopt(directory, identity, commit=manifest.commit)
+    command = encode_command(manifest.last_timestamp + 1, KIND_MEMBERS, members.encode())
+    store_backup.adopt(directory, identity, commit=manifest.commit, command=command)
     found = asdict(_content(directory, identity, manifest.commit))
     told = asdict(manifest)
     wrong = [f"{key} is {value}, not {told[key]}" for key, value in found.items() if value != told[key]]

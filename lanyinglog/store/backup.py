@@ -15,8 +15,9 @@ while the copy is made.
 Order of effects: copied aside, every entry checked (`verify`), synced, described, synced, and only then renamed to its
 name. So a directory of that name is whole; one that was cut short when it was moved elsewhere fails its SHA-256.
 
-`adopt` makes the copy the beginning of another cluster, in one transaction: a new identity, no vote, and no entry that
-is not known to be committed. All nodes of that cluster begin with the same bytes, hence as equals.
+`adopt` makes the copy the beginning of another cluster, in one transaction: a new identity, no vote, no entry that is
+not known to be committed, and behind them one that names the new cluster's members, for those of the old one are in
+the log too. All nodes of that cluster begin with the same entries, hence as equals.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from lanyinglog.errors import ConfigError, StoreError
 from lanyinglog.store import layout
 from lanyinglog.store.directory import make_directory, sync_directory
 from lanyinglog.store.layout import Identity
-from lanyinglog.store.log_store import HardState
+from lanyinglog.store.log_store import Entry, HardState, entry_crc
 from lanyinglog.store.pages import check_pages
 from lanyinglog.store.state import State
 from lanyinglog.store.verify import verify
@@ -204,8 +205,9 @@ def copy_data(backup: Path, manifest: Manifest, directory: Path) -> None:
     sync_directory(str(directory))
 
 
-def adopt(directory: Path, identity: Identity, *, commit: int) -> None:
-    """Makes the log in ``directory`` that of ``identity``, without a vote and without what follows ``commit``."""
+def adopt(directory: Path, identity: Identity, *, commit: int, command: bytes) -> None:
+    """Makes the log in ``directory`` that of ``identity``, without a vote and without what follows ``commit``, but for
+    one more entry: ``command``, which says who belongs to the new cluster. It is the same in all of its nodes."""
     try:
         with (
             lmdb.open(str(directory), max_dbs=len(layout.DATABASES), map_size=_map_bytes(directory), lock=False) as env,
@@ -215,9 +217,13 @@ def adopt(directory: Path, identity: Identity, *, commit: int) -> None:
             entries, meta = (env.open_db(name, txn=txn, create=False) for name in (layout.ENTRIES, layout.META))
             for index in range(commit + 1, state.last + 1):
                 txn.delete(layout.index_key(index), db=entries)
-            hard = HardState(state.hard.term, None, commit)
-            last = min(commit, state.last)
+            term = max(1, state.hard.term)
+            last = min(commit, state.last) + 1
+            entry = Entry(last, term, command, entry_crc(last, term, command))
+            txn.put(layout.index_key(last), layout.encode_entry(entry), db=entries, append=True)
             # A new cluster in which nobody has promised anything: who was not a full member elsewhere is one here.
+            # The entry is committed, for all of them have it.
+            hard = HardState(term, None, last)
             state = replace(state, last=last, hard=hard, joined=True, transaction=txn.id())
             txn.put(layout.IDENTITY_KEY, layout.encode_identity(identity), db=meta)
             txn.put(layout.STATE_KEY, layout.encode_state(state), db=meta)

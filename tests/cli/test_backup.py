@@ -13,6 +13,8 @@ from real_programs import Cluster, run
 import lanyinglog
 from lanyinglog.cli.processes import free_port
 
+PEERS = ("--peers", "n1=127.0.0.1:1,n2=127.0.0.1:2")
+
 
 @pytest.fixture(scope="module")
 def taken(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -62,12 +64,25 @@ def test_a_restored_cluster_has_the_same_log_and_goes_on(cluster: Cluster, taken
 def test_a_restored_cluster_has_an_identity_of_its_own(taken: Path, cluster: Cluster, restored: Cluster) -> None:
     old, new = (json.loads((one.directory / "cluster.json").read_text())["cluster"] for one in (cluster, restored))
     assert old != new
-    refused = run("restore", str(taken), "--data", str(restored.directory / "x"), "--id", "n1", "--cluster", old)
+    refused = run(
+        "restore", str(taken), "--data", str(restored.directory / "x"), "--id", "n1", "--cluster", old, *PEERS
+    )
     assert refused.code == 2 and "new name" in refused.err
 
 
 def test_one_node_is_restored_alone(taken: Path, tmp_path: Path) -> None:
-    made = run("restore", str(taken), "--data", str(tmp_path / "n7"), "--id", "n7", "--cluster", "other")
+    made = run(
+        "restore",
+        str(taken),
+        "--data",
+        str(tmp_path / "n7"),
+        "--id",
+        "n7",
+        "--cluster",
+        "other",
+        "--peers",
+        "n7=127.0.0.1:1",
+    )
     assert made.code == 0, made.err
     checked = run("verify", str(tmp_path / "n7"))
     assert checked.code == 0
@@ -79,7 +94,7 @@ def test_what_is_there_is_not_overwritten(taken: Path, cluster: Cluster, tmp_pat
     for arguments in (
         ("backup", str(tmp_path), "--dir", str(cluster.directory)),
         ("restore", str(taken), "--dir", str(tmp_path), "--port", str(free_port(nodes=3))),
-        ("restore", str(taken), "--data", str(tmp_path), "--id", "n1", "--cluster", "new"),
+        ("restore", str(taken), "--data", str(tmp_path), "--id", "n1", "--cluster", "new", *PEERS),
     ):
         refused = run(*arguments)
         assert refused.code == 2 and "not empty" in refused.err, refused.err
@@ -130,12 +145,12 @@ def test_a_backup_that_is_not_whole_is_recognised(taken: Path, tmp_path: Path, d
 
 
 def test_a_damaged_log_is_not_backed_up(taken: Path, tmp_path: Path) -> None:
-    assert run("restore", str(taken), "--data", str(tmp_path / "n1"), "--id", "n1", "--cluster", "new").code == 0
+    assert (
+        run("restore", str(taken), "--data", str(tmp_path / "n1"), "--id", "n1", "--cluster", "new", *PEERS).code == 0
+    )
     file = tmp_path / "n1" / "main" / "data.mdb"
-    content = bytearray(file.read_bytes())
-    at = content.index(b"acknowledged")
-    content[at] ^= 1
-    file.write_bytes(content)
+    # Everywhere: pages that were freed have it too.
+    file.write_bytes(file.read_bytes().replace(b"acknowledged", b"acknowledgeb"))
     refused = run("backup", str(tmp_path / "b"), "--data", str(tmp_path / "n1"))
     assert refused.code == 4
     assert "damaged" in refused.err and "entry" in refused.err
@@ -145,5 +160,30 @@ def test_a_damaged_log_is_not_backed_up(taken: Path, tmp_path: Path) -> None:
 def test_traces_of_an_interrupted_try_are_cleared_away(taken: Path, tmp_path: Path) -> None:
     (tmp_path / "n1.partial" / "main").mkdir(parents=True)
     (tmp_path / "n1.partial" / "main" / "data.mdb").write_bytes(b"half")
-    assert run("restore", str(taken), "--data", str(tmp_path / "n1"), "--id", "n1", "--cluster", "new").code == 0
+    assert (
+        run("restore", str(taken), "--data", str(tmp_path / "n1"), "--id", "n1", "--cluster", "new", *PEERS).code == 0
+    )
     assert [one.name for one in tmp_path.iterdir()] == ["n1"]
+
+
+def test_a_restored_cluster_has_members_of_its_own(tmp_path: Path) -> None:
+    """Those of the old one are in the log: n1 has left it there, and is needed here."""
+    old = Cluster(tmp_path / "old", free_port(nodes=6))
+    new = Cluster(tmp_path / "new", free_port(nodes=6))
+    try:
+        assert run("cluster", "start", "--dir", str(old.directory), "--port", str(old.port), "--nodes", "1").code == 0
+        assert run("publish", "a", "kept", "--server", old.server).code == 0
+        for arguments in (("add",), ("add",), ("remove", "n1")):
+            done = run("cluster", *arguments, "--dir", str(old.directory))
+            assert done.code == 0, done.err
+        assert run("backup", str(tmp_path / "b"), "--dir", str(old.directory)).code == 0
+        made = run("restore", str(tmp_path / "b"), "--dir", str(new.directory), "--port", str(new.port))
+        assert made.code == 0, made.err
+        started = new.start()
+        assert started.code == 0, started.err
+        assert [row["node"] for row in new.status().rows] == ["n1", "n2", "n3"]
+        assert run("publish", "a", "more", "--server", new.server).rows[-1]["first_seq"] == 2
+        assert _messages(new.server)[0][3] == b"kept"
+    finally:
+        old.stop()
+        new.stop()

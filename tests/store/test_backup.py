@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from store.logs import MAP_BYTES, applied, entries
+from store.logs import MAP_BYTES, applied, entries, entry
 
 from lanyinglog.errors import ConfigError, StoreError
 from lanyinglog.store import backup
@@ -45,14 +45,15 @@ def test_a_restored_log_ends_where_it_is_known_to_be_committed(
     manifest = _take(source, tmp_path / "b", committed=committed)
     assert (manifest.commit, manifest.left_out) == (kept, ALL - kept)
     backup.copy_data(tmp_path / "b", backup.read_manifest(tmp_path / "b"), tmp_path / "new")
-    backup.adopt(tmp_path / "new", Identity("main", "n2", "new"), commit=kept)
+    backup.adopt(tmp_path / "new", Identity("main", "n2", "new"), commit=kept, command=b"members")
     store = LmdbStore.open(tmp_path / "new", node="n2", cluster="new", map_bytes=MAP_BYTES, create=False)
     try:
-        assert store.bounds() == (1, kept)
-        assert store.hard_state() == HardState(2, None, kept)
+        assert store.bounds() == (1, kept + 1)
+        assert store.entry(kept + 1) == entry(kept + 1, 2, b"members")
+        assert store.hard_state() == HardState(2, None, kept + 1)
         assert store.applied() == COMMITTED
         assert store.entries(1, kept, bytes_max=1 << 20) == [*entries(1, 5), *entries(6, kept, term=2)]
-        store.write(Writes(entries=entries(kept + 1, kept + 3, term=3), hard_state=HardState(3, "n2", kept)))
+        store.write(Writes(entries=entries(kept + 2, kept + 3, term=3), hard_state=HardState(3, "n2", kept + 1)))
     finally:
         store.close()
 
