@@ -68,6 +68,8 @@ class Arena:
         """Anomalies that a fault saw itself: name, words, ns."""
         self.turn = threading.Lock()
         """Held by the hard fault that is going on."""
+        self.damage = threading.Lock()
+        """Held while a node's copy is damaged or lost: a minority may be, not a second one."""
         self._held: set[str] = set()
         self._lock = threading.Lock()
         self._epoch_ns = epoch_ns
@@ -89,6 +91,12 @@ class Arena:
         for node in nodes:
             self.cluster.start(node)
         self.cluster.wait_ready(nodes, timeout_s=READY_S_MAX)
+
+    def begin_damage(self) -> None:
+        """The caller may damage one copy until it releases `damage`; `Skipped` if another one is damaged."""
+        if not self.damage.acquire(blocking=False):
+            self.skipped += 1
+            raise Skipped("another copy is damaged just now")
 
     # ----------------------------------------------------------------------------------------------------- victims
     @contextmanager

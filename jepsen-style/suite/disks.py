@@ -112,6 +112,16 @@ class Disk:
         """As much room as there was."""
         (self.data / FILLER).unlink(missing_ok=True)
 
+    # ---------------------------------------------------------------------------------------------------------- lost
+    def wipe(self) -> None:
+        """The disk is another one, and empty. The node must be down."""
+        self._undo.unlink(missing_ok=True)
+        for entry in self.data.iterdir():
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+
     # ----------------------------------------------------------------------------------------------------- power cut
     def pull_plug(self, source: random.Random, *, share: float) -> int:
         """After the node was killed: undo ``share`` of the blocks that it wrote and had not synced; how many."""

@@ -30,6 +30,7 @@ NAMES = (
     "broken-disk",
     "power",
     "rot",
+    "wipe",
     "transfer",
     "rolling",
 )

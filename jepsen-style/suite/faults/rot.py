@@ -31,6 +31,7 @@ def draw(source: random.Random, nodes: int) -> tuple[str, dict[str, Any]]:
 def inflict(arena: Arena, order: Order) -> None:
     source = random.Random(order.seed)
     with arena.take(order) as (name,):
+        arena.begin_damage()
         node = arena.cluster.nodes[name]
         with arena.told(order, f"flipped bits in the data file of {words_for(order, [name])}", [name]) as happened:
             node.may_end = True
@@ -44,6 +45,7 @@ def inflict(arena: Arena, order: Order) -> None:
                 put_right(node.disk.file, flipped)
             finally:
                 node.may_end = False
+                arena.damage.release()
             arena.revive([name])
 
 
