@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 
 from lanyinglog.machine.members import Members
 from lanyinglog.raft.election import Election
-from lanyinglog.raft.engine import Engine, Role
+from lanyinglog.raft.engine import Body, Engine, Role
 from lanyinglog.raft.follower import WINDOW_APPENDS_MAX
 from lanyinglog.raft.guard import Guard
 from lanyinglog.raft.joining import Joining
@@ -104,7 +104,7 @@ class Replica:
             members=voters,
             journal=self.journal,
             applied=max(1, applied),
-            send=self.guard.sent,
+            send=self._sent,
             apply=self._apply_index,
             heartbeat_s=timing.heartbeat_s,
             quorum_timeout_s=2 * timing.election_timeout_s,
@@ -336,6 +336,12 @@ class Replica:
     def is_reachable(self, name: str, now: float) -> bool:
         """Whether this node, the leader, heard ``name`` within an election timeout."""
         return name == self.node or now - self.engine.heard_at(name) < self._timing.election_timeout_s
+
+    def _sent(self, to: str, body: Body) -> None:
+        """What the engine says. The entry that removes a member does not go to it: were it lost with its leader, that
+        member would belong no more by its own log, and could neither lead nor help another who lacks the entry."""
+        if body["type"] != "append_entries" or to in self.membership.current.table:
+            self.guard.sent(to, body)
 
     def why_no_change(self) -> str | None:
         """What stands against another change of members now; None if nothing does (Raft dissertation, 4.1)."""

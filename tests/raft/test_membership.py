@@ -173,3 +173,19 @@ def test_a_follower_changes_nothing():
     cluster.elect("n1")
     with pytest.raises(NotLeader):
         cluster["n2"].core.add_member("n4", "n4:1", cluster.now)
+
+
+def test_who_is_to_leave_never_holds_the_entry_that_says_so():
+    """The leader dies with a removal that only it, and else the one to be removed, would have: the two that are left must
+    be able to elect one of them."""
+    cluster = LogCluster(3)
+    cluster["n2"].patience = 0.0
+    cluster.elect("n1")
+    cluster.cut("n1", "n2")
+    cluster["n1"].core.remove_member("n3", cluster.now)
+    cluster.turn("n1")
+    cluster.settle()
+    assert "n3" in cluster["n3"].core.members.table
+    cluster.kill("n1")
+    cluster.tick(3.0)
+    assert cluster.leader in ("n2", "n3")
