@@ -176,8 +176,8 @@ def test_a_follower_changes_nothing():
 
 
 def test_who_is_to_leave_never_holds_the_entry_that_says_so():
-    """The leader dies with a removal that only it, and else the one to be removed, would have: the two that are left must
-    be able to elect one of them."""
+    """The leader dies with a removal that but for this only it and the one to be removed would have: the two that are
+    left must be able to elect one of them."""
     cluster = LogCluster(3)
     cluster["n2"].patience = 0.0
     cluster.elect("n1")
