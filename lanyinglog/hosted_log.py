@@ -14,7 +14,6 @@ from lanyinglog.commit_loop import CommitLoop
 from lanyinglog.errors import BadRequest, Busy, CorruptEntry, HandoverFailed, NotLeader, Trimmed
 from lanyinglog.log_core import LogCore
 from lanyinglog.machine import retention
-from lanyinglog.machine.members import removed
 from lanyinglog.record import BatchView
 from lanyinglog.service import Page, TopicStat
 from lanyinglog.store.log_store import LogStore
@@ -177,7 +176,7 @@ class HostedLog:
     async def remove_member(self, name: str) -> None:
         replica = self._core.replica
         if replica.leads and name == replica.node:
-            removed(self._core.members, name, reachable=self._core.reachable(trio.current_time()))
+            self._core.members_without(name, trio.current_time())
             await self.transfer(None)
             raise NotLeader(f"{name} handed over, to be removed", hint=self._leader_client())
         ticket = self._core.remove_member(name, trio.current_time())

@@ -129,15 +129,21 @@ class LogCore:
 
     def add_member(self, name: str, peer: str, now: float) -> Ticket:
         """Have ``name`` at ``peer`` join as a learner, which votes once it has caught up; errors as in `configure`."""
-        return self._change_members(added(self.members, name, peer), now)
+        self._check_change(now)
+        return self._command(KIND_MEMBERS, added(self.members, name, peer).encode(), now)
 
     def remove_member(self, name: str, now: float) -> Ticket:
         """Have ``name``, not this node itself, leave; errors as in `configure`."""
-        return self._change_members(removed(self.members, name, reachable=self.reachable(now)), now)
+        return self._command(KIND_MEMBERS, self.members_without(name, now).encode(), now)
 
-    def reachable(self, now: float) -> frozenset[str]:
-        """The members that this node, the leader, has heard of late, and itself."""
-        return frozenset(one for one in self.members.table if self.replica.is_reachable(one, now))
+    def members_without(self, name: str, now: float) -> Members:
+        """What the members would be if ``name`` left now; errors as in `configure`."""
+        self._check_change(now)
+        return removed(self.members, name, ready=self.keeping_up(now))
+
+    def keeping_up(self, now: float) -> frozenset[str]:
+        """The members that this node, the leader, could decide with, and itself (`Replica.keeps_up`)."""
+        return frozenset(one for one in self.members.table if self.replica.keeps_up(one, now))
 
     @property
     def members(self) -> Members:
@@ -149,11 +155,10 @@ class LogCore:
         """Who has left, by what is committed: what is not may still come to nothing."""
         return self.replica.membership.settled.departed
 
-    def _change_members(self, members: Members, now: float) -> Ticket:
-        obstacle = self.replica.why_no_change() if self.replica.leads else None
+    def _check_change(self, now: float) -> None:
+        obstacle = self.replica.why_no_change(now) if self.replica.leads else None
         if obstacle is not None or any(command.kind == KIND_MEMBERS for command in self._commands):
             raise Busy(obstacle or "another change of members waits already")
-        return self._command(KIND_MEMBERS, members.encode(), now)
 
     def _command(self, kind: int, body: bytes, now: float) -> Ticket:
         if not self.replica.leads:
@@ -205,7 +210,7 @@ class LogCore:
         """Let a learner vote as soon as it has caught up."""
         if self._led_term and self.members.learners and not self._commands:
             name = self.replica.caught_up_learner(now)
-            if name is not None and self.replica.why_no_change() is None:
+            if name is not None and self.replica.why_no_change(now) is None:
                 self._commands.append(_Command(KIND_MEMBERS, self.members.with_voter(name).encode(), None))
 
     def _propose_command(self, now: float, wall_ns: int) -> None:

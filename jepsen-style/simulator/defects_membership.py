@@ -13,7 +13,7 @@ from simulator.defects import Change, defect
 
 @defect("members change again before the last change is committed", audit="5")
 def two_changes_at_once() -> Sequence[Change]:
-    def why(self: Replica) -> str | None:
+    def why(self: Replica, now: float) -> str | None:
         return None if self.leads else "this node does not lead"
 
     return [(Replica, "why_no_change", why)]

@@ -76,7 +76,7 @@ def add(
 def remove(node: str, directory: Path | None, servers: tuple[Address, ...], timeout_s: float, form: str) -> int:
     """Have NODE leave the cluster for good; if it leads, another leads first.
 
-    Refused if too few of the others could be reached then. The name is never used again.
+    Refused if too few of the others answer and have caught up. The name is never used again.
     """
     from lanyinglog import sync
 

@@ -268,7 +268,7 @@ class Client:
 
     async def remove_member(self, node: str) -> dict[str, Any]:
         """Have ``node`` leave the cluster for good; a leader hands over first. Returns ``members`` and ``departed``.
-        `BadRequest` if too few of the others could be reached, with what can be done."""
+        `BadRequest` if too few of the others could decide then, with what can be done."""
         return await inquiry.change_members(self._servers, MemberRemove(node, self._servers.log), timeout=self._timeout)
 
     async def status(self) -> list[dict[str, Any]]:

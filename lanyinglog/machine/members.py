@@ -105,9 +105,9 @@ def added(members: Members, name: str, peer: str) -> Members:
     return members.with_learner(name, peer)
 
 
-def removed(members: Members, name: str, *, reachable: frozenset[str]) -> Members:
-    """``members`` without ``name``, given who can be reached; as they are if it left before. `BadRequest` says why it
-    can't be, and what can."""
+def removed(members: Members, name: str, *, ready: frozenset[str]) -> Members:
+    """``members`` without ``name``, given who answers and has the log; as they are if it left before. `BadRequest`
+    says why it can't be, and what can."""
     if name in members.departed:
         return members
     if name not in members.table:
@@ -115,10 +115,10 @@ def removed(members: Members, name: str, *, reachable: frozenset[str]) -> Member
     left = members.without(name)
     if not left.voters:
         raise BadRequest(f"{name} is the only voter: add another member first")
-    silent = left.voters - reachable
+    silent = left.voters - ready
     if 2 * (len(left.voters) - len(silent)) <= len(left.voters):
         raise BadRequest(
-            f"without {name} too few voters could be reached: {', '.join(sorted(silent))} of"
-            f" {', '.join(sorted(left.voters))} are silent; bring them back, or remove one of them first"
+            f"without {name} too few of {', '.join(sorted(left.voters))} could decide: silent or still catching up is"
+            f" {', '.join(sorted(silent))}; bring back what is missing, or remove that first"
         )
     return left

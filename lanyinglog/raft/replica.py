@@ -118,6 +118,7 @@ class Replica:
         self._follow_members()
         self._probe_at = now
         self._was_leader = False
+        self._led_since = now
         self._handover: _Handover | None = None
         self.source = SnapshotSource(store)
         self.sink = SnapshotSink(self.journal)
@@ -125,7 +126,7 @@ class Replica:
         # Who is no voter by its settings is new, and is to be added.
         self.joining = Joining(peers=self.guard.peers, number=number, fresh=node not in voters) if newcomer else None
         self._joined_due = False
-        self._newcomers: dict[str, int] = {}
+        self._newcomers: dict[str, tuple[int, int]] = {}
         self._joining_moved(now)
 
     def _membership(self, membership: Membership, applied: int) -> Membership:
@@ -207,10 +208,12 @@ class Replica:
         return self.joining is not None and (not self.joining.heard_enough or isinstance(message, _ELECTORAL))
 
     def _tell(self, newcomer: str, question: Join) -> None:
-        if self._newcomers.get(newcomer) != question.number:
-            self._newcomers[newcomer] = question.number
-            self.guard.forget(newcomer)
         last = self.journal.last_index
+        number, goal = self._newcomers.get(newcomer, (0, 0))
+        if number != question.number:
+            self.guard.forget(newcomer)
+            goal = 0
+        self._newcomers[newcomer] = question.number, max(goal, last)
         votes = newcomer in self.guard.voters
         self._send(newcomer, Joined(self.engine.term, question.number, last <= 1, self.leads, last, votes))
 
@@ -275,7 +278,7 @@ class Replica:
             self._campaign(now)
         self.guard.flush_notices(probe=probe)
         self._hand_over(now, probe=probe)
-        self._notice_role()
+        self._notice_role(now)
 
     @property
     def may_append(self) -> bool:
@@ -310,8 +313,10 @@ class Replica:
         self.guard.release()
         self.engine.campaign(now)
 
-    def _notice_role(self) -> None:
-        if self._was_leader and not self.leads:
+    def _notice_role(self, now: float) -> None:
+        if self.leads and not self._was_leader:
+            self._led_since = now
+        elif self._was_leader and not self.leads:
             self.guard.release()
         self._was_leader = self.leads
 
@@ -325,17 +330,23 @@ class Replica:
             self.election.voters = self.guard.voters
 
     def caught_up_learner(self, now: float) -> str | None:
-        """A learner that answers, and lacks no more than what is in flight to any follower; None if there is none."""
-        if self.leads:
-            for name in sorted(self.membership.current.learners):
-                lag = self.journal.last_index - self.engine.match_index(name)
-                if self.engine.match_index(name) and lag < WINDOW_APPENDS_MAX and self.is_reachable(name, now):
-                    return name
-        return None
+        """A learner that `keeps_up`; None if there is none."""
+        learners = sorted(self.membership.current.learners) if self.leads else []
+        return next((name for name in learners if self.keeps_up(name, now)), None)
 
-    def is_reachable(self, name: str, now: float) -> bool:
-        """Whether this node, the leader, heard ``name`` within an election timeout."""
-        return name == self.node or now - self.engine.heard_at(name) < self._timing.election_timeout_s
+    def keeps_up(self, name: str, now: float) -> bool:
+        """Whether a change of members may count on ``name``, this node being the leader.
+
+        It was heard within an election timeout, said in this term how much it has on disk, lacks no more than may be
+        in flight, and, if it came with an empty disk, has what it must have before it votes (`joining`): a change that
+        only such a node could help commit might leave a cluster that can't elect a leader.
+        """
+        if name == self.node:
+            return True
+        match = self.engine.match_index(name)
+        _, goal = self._newcomers.get(name, (0, 0))
+        heard = now - self.engine.heard_at(name) < self._timing.election_timeout_s
+        return heard and match >= max(1, goal) and self.journal.last_index - match < WINDOW_APPENDS_MAX
 
     def _sent(self, to: str, body: Body) -> None:
         """What the engine says. The entry that removes a member does not go to it: were it lost with its leader, that
@@ -343,7 +354,7 @@ class Replica:
         if body["type"] != "append_entries" or to in self.membership.current.table:
             self.guard.sent(to, body)
 
-    def why_no_change(self) -> str | None:
+    def why_no_change(self, now: float) -> str | None:
         """What stands against another change of members now; None if nothing does (Raft dissertation, 4.1)."""
         if not self.leads or self._handover is not None:
             return "this node does not lead, or not for long"
@@ -351,6 +362,9 @@ class Replica:
             return "the last change is not committed yet"
         if self.journal.term(self.engine.commit) != self.engine.term:
             return "nothing is committed in this leader's term yet"  # the erratum: a no-op first
+        unheard = sorted(name for name in self.guard.voters - {self.node} if not self.engine.match_index(name))
+        if unheard and now - self._led_since < self._timing.election_timeout_s:
+            return f"{', '.join(unheard)} did not answer this leader yet"
         return None
 
     # ------------------------------------------------------------------------------------------------ hand-over
