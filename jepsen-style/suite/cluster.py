@@ -30,7 +30,7 @@ from suite.disks import Disk
 from suite.places import Cables, Place
 
 ASK_S = 0.5
-STOP_S_MAX = 15.0
+STOP_S_MAX = 40.0
 LAUNCHER = Path(__file__).with_name("launcher.py")
 
 

@@ -32,11 +32,12 @@ from suite.sandbox import Sandbox
 from suite.settings import Settings
 from suite.workers import Workers
 
-START_S_MAX = 30.0
+START_S_MAX = 60.0
 TURN_S_MAX = 4.0
 """How long a hard fault waits for the one before it to be over."""
-HEAL_S_MAX = 45.0
-FAULT_END_S_MAX = 40.0
+HEAL_S_MAX = 90.0
+"""Far more than it takes (results.json says how long): a machine that does other things is no violation."""
+FAULT_END_S_MAX = 60.0
 """A fault that is to end starts or stops nodes; even a rolling restart is through by then."""
 FINISH_S_MAX = 400.0
 CLUSTER = "suite"

@@ -42,6 +42,21 @@ SCENARIOS: dict[str, Scenario] = {
             (5.0, 1.0, "kill", "leader", {}),
         ),
     ),
+    "handover-under-fire": Scenario(
+        "leadership is handed over and all nodes are restarted in turn, with partitions and kills in the middle. "
+        "Members stay the same: who joins and leaves is tried by the program `check members`.",
+        nodes=3,
+        cycle_s=14.0,
+        script=(
+            (0.0, 1.0, "transfer", "leader", {}),
+            (0.1, 1.5, "partition", "leader", {"kind": "leader", "lost": True}),
+            (3.5, 1.0, "transfer", "leader", {}),
+            (3.6, 1.0, "kill", "leader", {}),
+            (6.5, 1.0, "rolling", "all", {"pause_s": 0.0}),
+            (8.0, 1.0, "lossy", "all", {"lose": 0.2, "double": 0.1}),
+            (8.5, 0.5, "transfer", "leader", {}),
+        ),
+    ),
     "coordinated-power-loss": Scenario(
         "NATS 2.12 (Jepsen, 2025): all nodes lose power at the same moment, again and again.",
         nodes=3,

@@ -27,7 +27,7 @@ from suite.history import Recorder  # noqa: E402
 from suite.session import Session, Tally  # noqa: E402
 
 TELL_S = 0.5
-FINAL_READ_S_MAX = 120.0
+FINAL_READ_S_MAX = 180.0
 GRACE_S = 8.0
 """Beyond an operation's own limit."""
 

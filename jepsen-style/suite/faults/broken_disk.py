@@ -11,7 +11,7 @@ from suite.arena import ANY, FOLLOWER, LEADER, Arena, Order, words_for
 NEEDS: tuple[str, ...] = ("shim",)
 WEIGHT = 0.7
 HARD = True
-END_S_MAX = 3.0
+END_S_MAX = 10.0
 """A node ends at the failed sync; it has that long for it."""
 
 
