@@ -297,20 +297,21 @@ class Invariants:
             words = f"{node.name} drops entries up to {disk.last} for a snapshot that ends at {first + 1}"
             raise Violation("committed entries stay", words, ("node", node.name), ("entry", first + 1))
 
-    def fed(self, node: Node) -> list[str]:
-        """Followers to whom a leader has sent all it has."""
+    def fed(self, node: Node) -> tuple[int, list[str]]:
+        """The end of a leader's log, and the followers to whom it has sent all of that."""
         replica = node.core.replica
         if not replica.leads:
-            return []
-        end, feeds = replica.journal.last_index + 1, replica.guard.followers
-        return [name for name in feeds if replica.engine.next_index(name) == end and not feeds[name].paused]
+            return 0, []
+        last, feeds = replica.journal.last_index, replica.guard.followers
+        return last, [name for name in feeds if replica.engine.next_index(name) > last and not feeds[name].paused]
 
-    def check_fed(self, node: Node, fed: list[str]) -> None:
-        """Audit 25: what a turn appends leaves in that turn."""
+    def check_fed(self, node: Node, last: int, fed: list[str]) -> None:
+        """Audit 25: what a turn appends leaves in that turn. In one that appends nothing, what is in flight may be
+        taken back, to be sent again in the next."""
         replica = node.core.replica
         for name in fed:
             follower = replica.guard.followers.get(name)
-            if follower is None or follower.paused or not replica.leads:
+            if follower is None or follower.paused or not replica.leads or replica.journal.last_index == last:
                 continue
             if replica.engine.next_index(name) <= replica.journal.last_index:
                 words = f"{node.name} has entry {replica.journal.last_index} and sent {name} nothing in that turn"

@@ -267,9 +267,9 @@ class Node:
         if self.installing:
             return
         core = self.core
-        fed = self.world.invariants.fed(self)
+        last, fed = self.world.invariants.fed(self)
         core.advance(self.now, self.clock.wall_ns(self.world.schedule.now))
-        self.world.invariants.check_fed(self, fed)
+        self.world.invariants.check_fed(self, last, fed)
         self._point()
         for outgoing in core.take_outbox():
             self.let_go(outgoing.to, outgoing.message)
