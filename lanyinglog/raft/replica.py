@@ -117,8 +117,7 @@ class Replica:
         self._members_version = -1
         self._follow_members()
         self._probe_at = now
-        self._was_leader = False
-        self._led_since = now
+        self._was_leader, self._led_since = False, now
         self._handover: _Handover | None = None
         self.source = SnapshotSource(store)
         self.sink = SnapshotSink(self.journal)
