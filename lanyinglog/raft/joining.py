@@ -9,6 +9,9 @@ the others do. So, in this order:
    asked for its vote had raised its own term on disk before, and so had every leader it ever followed: the highest term
    of all members covers every promise. It takes that term, abstains in it, and from here on stores and
    acknowledges what a leader of that or a later term sends.
+   Who the members are it knows from its settings only, which may be old. The answers tell: whom a member counts among
+   the voters it asks too; who left, by what is committed, it does not wait for and does not hear any more, so that
+   nothing it may have promised there can matter.
 2. It neither votes nor asks for votes until its log has reached the last entry that a leader had when asked: a leader
    has all that is committed, hence all that it could have helped commit.
 
@@ -37,8 +40,12 @@ from lanyinglog.raft.messages import Join, Joined
 class Joining:
     """One node's way in. ``number`` is random and new with every start; ``fresh``: it is to be added."""
 
-    def __init__(self, *, peers: Iterable[str], number: int, fresh: bool = False) -> None:
-        self._peers = frozenset(peers)
+    def __init__(self, *, node: str, peers: Iterable[str], number: int, fresh: bool = False) -> None:
+        self._node = node
+        self.peers = frozenset(peers)
+        """Whom it asks."""
+        self.departed: frozenset[str] = frozenset()
+        """Who left, as it was told."""
         self._fresh = fresh
         self._number = number
         self._terms: dict[str, int] = {}
@@ -47,12 +54,14 @@ class Joining:
 
     def question(self, term: int) -> Join:
         """What to ask every other member, at every heartbeat."""
-        return Join(term, self._number)
+        return Join(term, self._number, tuple(sorted(self.peers)))
 
     def answered(self, sender: str, answer: Joined) -> None:
         """A member's answer; the leader's also says how far to go."""
-        if answer.number != self._number or sender not in self._peers:
+        if answer.number != self._number or sender not in self.peers:
             return
+        self.departed |= self.peers.intersection(answer.departed)
+        self.peers = self.peers.union(answer.voters) - self.departed - {self._node}
         self._terms[sender] = max(answer.term, self._terms.get(sender, 0))
         self._blank.setdefault(sender, answer.blank)
         if answer.votes:
@@ -65,13 +74,13 @@ class Joining:
     def heard_enough(self) -> bool:
         """Whether 1 is done: the node may store and acknowledge."""
         if self._fresh:
-            return 2 * len(self._terms) > len(self._peers)
-        return self._terms.keys() == self._peers
+            return 2 * len(self.peers & self._terms.keys()) > len(self.peers)
+        return self.peers <= self._terms.keys()
 
     @property
     def missing(self) -> list[str]:
         """Who has not answered yet."""
-        return sorted(self._peers - self._terms.keys())
+        return sorted(self.peers - self._terms.keys())
 
     @property
     def term(self) -> int:
@@ -82,6 +91,6 @@ class Joining:
         """Whether the node may vote, being in ``term`` with its log on disk equal to the leader's up to ``reached``."""
         if not self.heard_enough:
             return False
-        if self._fresh or all(self._blank.values()):
+        if self._fresh or all(self._blank[name] for name in self.peers):
             return True
         return self._goal is not None and self._goal[0] == term and reached >= self._goal[1]

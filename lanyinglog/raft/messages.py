@@ -25,6 +25,9 @@ PEER_FRAME_BYTES_MAX = 12 << 20
 """An append of `engine.APPEND_BYTES_MAX` may be crossed by one more entry (5 MiB + 4 MiB), with headers."""
 KEY_BYTES_MAX = 511
 """Of a row's key, as in the store."""
+NAMES_MAX = 1_024
+"""Nodes that one message names: a log's members, twice over."""
+Names = tuple[str, ...]
 _ENTRY = struct.Struct("<QQII")
 _COUNT = struct.Struct("<I")
 _ROW = struct.Struct("<HII")
@@ -174,17 +177,19 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Join:
-    """From a node that has an empty directory: where are you? (`joining`)"""
+    """From a node that has an empty directory: where are you? It asks ``peers`` (`joining`)."""
 
     kind: ClassVar[int] = 147
     term: int
     number: int
+    peers: Names = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Joined:
     """Answer to a `Join`: the term of the sender; whether its log is empty; the last entry of it, if it leads; whether
-    the asker is a voter by the sender's log."""
+    the asker is a voter by the sender's log, who the others are, and which of those in question left, by what is
+    committed in it."""
 
     kind: ClassVar[int] = 148
     term: int
@@ -193,6 +198,8 @@ class Joined:
     leads: bool
     last: int
     votes: bool
+    voters: Names = ()
+    departed: Names = ()
 
 
 PeerMessage = (
@@ -230,7 +237,7 @@ _CLASSES: tuple[type[Any], ...] = (
     Joined,
 )
 _BY_KIND: dict[int, type[Any]] = {cls.kind: cls for cls in _CLASSES}
-_WORDS: dict[str, type] = {"int": int, "bool": bool, "bytes": bytes}
+_WORDS: dict[str, type] = {"int": int, "bool": bool, "bytes": bytes, "Names": tuple}
 """Types of header fields; what else a message has travels in the body."""
 _TYPES: dict[int, dict[str, type]] = {
     cls.kind: {field.name: _WORDS[str(field.type)] for field in fields(cls) if str(field.type) in _WORDS}
@@ -272,7 +279,11 @@ def from_parts(kind: int, header: Mapping[str, Any], body: bytes) -> PeerMessage
 
 def _field(cls: type[Any], header: Mapping[str, Any], name: str, wanted: type) -> Any:
     value = header.get(name)
-    if type(value) is int:
+    out_of_bounds = False
+    if wanted is tuple and type(value) is list:
+        value = tuple(value)
+        out_of_bounds = len(value) > NAMES_MAX or not all(type(one) is str for one in value)
+    elif type(value) is int:
         out_of_bounds = not 0 <= value <= _U63_MAX
     else:
         out_of_bounds = type(value) is bytes and len(value) > KEY_BYTES_MAX

@@ -122,8 +122,8 @@ class Replica:
         self.source = SnapshotSource(store)
         self.sink = SnapshotSink(self.journal)
         number = int(uniform(1, 1 << 62)) if newcomer else 0
-        # Who is no voter by its settings is new, and is to be added.
-        self.joining = Joining(peers=self.guard.peers, number=number, fresh=node not in voters) if newcomer else None
+        joining = Joining(node=node, peers=self.guard.peers, number=number, fresh=node not in voters)
+        self.joining = joining if newcomer else None
         self._joined_due = False
         self._newcomers: dict[str, tuple[int, int]] = {}
         self._joining_moved(now)
@@ -143,7 +143,7 @@ class Replica:
     # --------------------------------------------------------------------------------------------------- inputs
     def receive(self, sender: str, message: PeerMessage, now: float) -> None:
         """A message of a peer, checked for form by `messages.from_parts`, in any order and any number of times."""
-        if sender in self.guard.departed or self._is_deaf_to(sender, message, now):
+        if self._has_left(sender) or self._is_deaf_to(sender, message, now):
             return
         term_before = self.engine.term
         self.guard.leader_contact_at = None
@@ -195,6 +195,10 @@ class Replica:
         return held
 
     # ---------------------------------------------------------------------------------------------------- joining
+    def _has_left(self, sender: str) -> bool:
+        """By our log, or, as long as that is empty, by what others say."""
+        return sender in self.guard.departed or (self.joining is not None and sender in self.joining.departed)
+
     def _is_deaf_to(self, sender: str, message: PeerMessage, now: float) -> bool:
         """Whether ``message`` is about joining, which is dealt with here, or one that a newcomer must not hear yet."""
         if isinstance(message, Join):
@@ -207,6 +211,9 @@ class Replica:
         return self.joining is not None and (not self.joining.heard_enough or isinstance(message, _ELECTORAL))
 
     def _tell(self, newcomer: str, question: Join) -> None:
+        members = self.membership
+        voters = tuple(sorted((members.current.voters | members.settled.voters) - {newcomer}))
+        departed = tuple(name for name in question.peers if name in members.settled.departed)
         last = self.journal.last_index
         number, goal = self._newcomers.get(newcomer, (0, 0))
         if number != question.number:
@@ -214,7 +221,8 @@ class Replica:
             goal = 0
         self._newcomers[newcomer] = question.number, max(goal, last)
         votes = newcomer in self.guard.voters
-        self._send(newcomer, Joined(self.engine.term, question.number, last <= 1, self.leads, last, votes))
+        answer = Joined(self.engine.term, question.number, last <= 1, self.leads, last, votes, voters, departed)
+        self._send(newcomer, answer)
 
     def _take_answer(self, joining: Joining, sender: str, answer: Joined, now: float) -> None:
         heard_enough_before = joining.heard_enough
@@ -286,7 +294,7 @@ class Replica:
 
     def _ask_to_join(self, joining: Joining, *, probe: bool) -> None:
         if probe:
-            for peer in self.guard.peers:
+            for peer in sorted(joining.peers):
                 self._send(peer, joining.question(self.engine.term))
 
     def _may_tick(self) -> bool:

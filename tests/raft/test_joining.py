@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from raft.lives import LivingCluster
 
+from lanyinglog.machine.commands import KIND_MEMBERS, encode_command
 from lanyinglog.raft.joining import Joining
 from lanyinglog.raft.messages import Appended, Joined, PreVote, Vote, VoteRequest
 
@@ -126,7 +129,7 @@ def answer(number: int = 7, term: int = 3, *, blank: bool = False, leads: bool =
 
 
 def test_answers_to_another_question_do_not_count() -> None:
-    joining = Joining(peers=["n2", "n3"], number=7)
+    joining = Joining(node="n1", peers=["n2", "n3"], number=7)
     joining.answered("n2", answer(6))
     joining.answered("n9", answer())
     assert joining.missing == ["n2", "n3"]
@@ -137,7 +140,7 @@ def test_answers_to_another_question_do_not_count() -> None:
 
 
 def test_it_is_done_at_what_the_leader_of_its_term_had() -> None:
-    joining = Joining(peers=["n2", "n3"], number=7)
+    joining = Joining(node="n1", peers=["n2", "n3"], number=7)
     joining.answered("n2", answer(term=4, leads=True, last=50))  # its time is over, and it does not know
     joining.answered("n3", answer(term=5, leads=True, last=60))
     assert not joining.is_done(term=4, reached=55)
@@ -148,7 +151,33 @@ def test_it_is_done_at_what_the_leader_of_its_term_had() -> None:
 
 
 def test_one_empty_log_among_others_proves_nothing() -> None:
-    joining = Joining(peers=["n2", "n3"], number=7)
+    joining = Joining(node="n1", peers=["n2", "n3"], number=7)
     joining.answered("n2", answer(blank=True, last=1))
     joining.answered("n3", answer())
     assert not joining.is_done(term=3, reached=1)
+
+
+def test_it_asks_whom_it_is_told_of_and_does_not_wait_for_who_left() -> None:
+    joining = Joining(node="n1", peers=["n2", "n3"], number=7)
+    joining.answered("n2", replace(answer(), voters=("n1", "n2", "n4"), departed=("n3",)))
+    assert joining.question(0).peers == ("n2", "n4")
+    assert joining.missing == ["n4"]
+    joining.answered("n3", answer(term=9))
+    assert joining.term == 3, "who left is not heard"
+    joining.answered("n4", answer(term=5))
+    assert joining.heard_enough
+    assert joining.term == 5
+
+
+def test_a_node_that_lost_its_disk_comes_back_though_others_of_its_settings_are_gone() -> None:
+    cluster = LivingCluster(3)
+    cluster.begin()
+    cluster.kill("n3")
+    gone = cluster["n1"].replica.membership.current.without("n3")
+    cluster["n1"].replica.propose(encode_command(1, KIND_MEMBERS, gone.encode()))
+    cluster.tick(1)
+    cluster.publish("n1", 1)
+    cluster.wipe("n2")
+    cluster.tick(3)
+    assert cluster["n2"].joined
+    assert len(cluster["n2"].commands()) == len(cluster["n1"].commands())
