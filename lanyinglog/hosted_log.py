@@ -14,6 +14,7 @@ from lanyinglog.commit_loop import CommitLoop
 from lanyinglog.errors import BadRequest, Busy, CorruptEntry, HandoverFailed, NotLeader, Trimmed
 from lanyinglog.log_core import LogCore
 from lanyinglog.machine import retention
+from lanyinglog.machine.purge import Purge
 from lanyinglog.record import BatchView
 from lanyinglog.service import Page, TopicStat
 from lanyinglog.store.log_store import LogStore
@@ -115,13 +116,17 @@ class HostedLog:
         if after >= self.last_seq:
             return Page((), after, 0, 0)
         matches = matcher(filters)
+        purged = self._core.machine.topics.purged
         if self._core.tail.holds(after + 1):
-            return self._core.tail.read(after=after, matches=matches, messages_max=messages_max, bytes_max=bytes_max)
+            return self._core.tail.read(
+                after=after, matches=matches, purged=purged, messages_max=messages_max, bytes_max=bytes_max
+            )
         numbers = self._topic_numbers(filters)
         read = partial(
             self._history.read,
             after=after,
             matches=matches,
+            purged=purged,
             topic_numbers=numbers,
             messages_max=messages_max,
             bytes_max=bytes_max,
@@ -168,6 +173,11 @@ class HostedLog:
         self._loop.wake()
         await ticket.wait()
 
+    async def purge(self, filter: str, number: int) -> None:
+        ticket = self._core.purge(Purge(filter, number), trio.current_time())
+        self._loop.wake()
+        await ticket.wait()
+
     async def add_member(self, name: str, peer: str) -> None:
         ticket = self._core.add_member(name, peer, trio.current_time())
         self._loop.wake()
@@ -191,17 +201,18 @@ class HostedLog:
     def log_info(self) -> dict[str, Any]:
         core = self._core
         limits = retention.as_dict(core.machine.retention)
+        topics = core.trimmer.topics()
         return {
             "log": self.name,
             **{f"max_{name}": limit for name, limit in limits.items()},
             "first_seq": self.first_seq,
             "last_seq": self.last_seq,
-            "messages": self.last_seq - self.first_seq + 1,
+            "messages": min(self.last_seq - self.first_seq + 1, sum(topic.messages for topic in topics)),
             "bytes": core.trimmer.bytes_kept,
             "file_bytes": self._store.bytes_used(),
             "first_index": core.replica.journal.first_index,
             "last_index": core.replica.journal.last_index,
-            "topics": len(core.trimmer.topics()),
+            "topics": len(topics),
             "node": core.replica.node,
             "problem": core.trimmer.stuck,
         }

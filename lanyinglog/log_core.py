@@ -22,6 +22,7 @@ from lanyinglog.errors import Busy, NotLeader, StorageFull
 from lanyinglog.machine.commands import (
     KIND_BATCH,
     KIND_MEMBERS,
+    KIND_PURGE,
     KIND_SETTINGS,
     KIND_TRIM,
     encode_command,
@@ -29,6 +30,7 @@ from lanyinglog.machine.commands import (
     parse_entry,
 )
 from lanyinglog.machine.members import Members, added, members_in, removed
+from lanyinglog.machine.purge import Purge
 from lanyinglog.machine.retention import encode_settings, encode_trim
 from lanyinglog.machine.state_machine import StateMachine
 from lanyinglog.raft.messages import PeerMessage
@@ -126,6 +128,10 @@ class LogCore:
     def configure(self, changes: Mapping[str, int | None], now: float) -> Ticket:
         """Have limits of retention changed (`machine.retention`). `BadRequest`, `NotLeader`, `Busy`: definite."""
         return self._command(KIND_SETTINGS, encode_settings(changes), now)
+
+    def purge(self, purge: Purge, now: float) -> Ticket:
+        """Have what was published so far to some topics not be read any more; errors as in `configure`."""
+        return self._command(KIND_PURGE, purge.encode(), now)
 
     def add_member(self, name: str, peer: str, now: float) -> Ticket:
         """Have ``name`` at ``peer`` join as a learner, which votes once it has caught up; errors as in `configure`."""

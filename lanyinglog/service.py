@@ -46,13 +46,15 @@ class Page(NamedTuple):
     """A stretch of the log for one subscription, in order.
 
     It covers all seqs after the ``after`` that was asked for, up to and including ``through``: whatever is not in
-    ``items`` does not match the filters. ``items`` may be empty while ``through`` moves on.
+    ``items`` does not match the filters, or is one of ``purged`` messages that do and nobody reads any more.
+    ``items`` may be empty while ``through`` moves on.
     """
 
     items: Sequence[Item]
     through: int
     messages: int
     bytes: int
+    purged: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,11 @@ class LogService(Protocol):
     async def set_retention(self, changes: Mapping[str, int | None]) -> None:
         """Have limits changed: ``age_s``, ``bytes``, ``messages``, None for no limit; those left out stay. Returns when
         that is committed. `NotLeader` (with hint), `BadRequest`, `OutcomeUnknown`, and what `submit` raises."""
+
+    async def purge(self, filter: str, number: int) -> None:
+        """Have what was published so far to some topics not be read any more, on any node. Returns when that is
+        committed; errors as of `set_retention`, `BadTopic`.
+        ``number``, at random, is what a repeated request is known by."""
 
     async def add_member(self, name: str, peer: str) -> None:
         """Have ``name`` at the peer address ``peer`` join: it is sent all there is, and votes once it has that. Returns

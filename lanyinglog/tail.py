@@ -10,7 +10,7 @@ The two meet without a seam: memory holds at least every entry whose record is n
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lanyinglog.machine.state_machine import Applied, RunPlace, places
@@ -34,13 +34,17 @@ class _Hot:
 class _PageBuilder:
     """Gathers the items of one page until a bound is reached."""
 
-    def __init__(self, *, after: int, matches: Matches, messages_max: int, bytes_max: int) -> None:
+    def __init__(
+        self, *, after: int, matches: Matches, purged: Mapping[str, int], messages_max: int, bytes_max: int
+    ) -> None:
         self.through = after
         self._after = after
         self._matches = matches
+        self._purged = purged
         self._messages_max = messages_max
         self._bytes_max = bytes_max
         self._items: list[Item] = []
+        self._passed_over = 0
         self._messages = 0
         self._bytes = 0
 
@@ -55,7 +59,11 @@ class _PageBuilder:
             last = run.first_seq + run.count - 1
             if last <= self._after:
                 continue
-            if self._matches(run.topic):
+            if not self._matches(run.topic):
+                pass
+            elif self._purged and run.first_seq <= self._purged.get(run.topic, 0):
+                self._passed_over += last - max(self._after, run.first_seq - 1)
+            else:
                 if self.full:
                     return False
                 self._items.append(Item(run.first_seq, run.timestamp, run.count, view[run.start : run.stop]))
@@ -66,7 +74,7 @@ class _PageBuilder:
         return not self.full
 
     def page(self) -> Page:
-        return Page(self._items, self.through, self._messages, self._bytes)
+        return Page(self._items, self.through, self._messages, self._bytes, self._passed_over)
 
 
 class Tail:
@@ -119,9 +127,13 @@ class Tail:
         """Whether a read from ``seq`` on can be answered from memory."""
         return self._start < len(self._hot) and seq >= self._hot[self._start].record.first_seq
 
-    def read(self, *, after: int, matches: Matches, messages_max: int, bytes_max: int) -> Page:
-        """Like `LogService.read`, for what `holds` says is here."""
-        builder = _PageBuilder(after=after, matches=matches, messages_max=messages_max, bytes_max=bytes_max)
+    def read(
+        self, *, after: int, matches: Matches, purged: Mapping[str, int], messages_max: int, bytes_max: int
+    ) -> Page:
+        """Like `LogService.read`, for what `holds` says is here. ``purged``: `TopicTable.purged`."""
+        builder = _PageBuilder(
+            after=after, matches=matches, purged=purged, messages_max=messages_max, bytes_max=bytes_max
+        )
         place = max(self._start, bisect_right(self._seqs, after, self._start))
         while place < len(self._hot):
             hot = self._hot[place]
@@ -153,13 +165,22 @@ class History:
         self._store = store
 
     def read(
-        self, *, after: int, matches: Matches, topic_numbers: Sequence[int] | None, messages_max: int, bytes_max: int
+        self,
+        *,
+        after: int,
+        matches: Matches,
+        purged: Mapping[str, int],
+        topic_numbers: Sequence[int] | None,
+        messages_max: int,
+        bytes_max: int,
     ) -> Page:
         """Like `LogService.read`, up to the last stored record. ``topic_numbers`` None means all topics.
 
         `CorruptEntry` names an entry that fails its checksum: it is not served.
         """
-        builder = _PageBuilder(after=after, matches=matches, messages_max=messages_max, bytes_max=bytes_max)
+        builder = _PageBuilder(
+            after=after, matches=matches, purged=purged, messages_max=messages_max, bytes_max=bytes_max
+        )
         index = self._store.index_of_seq(after + 1)
         stored = self._store.applied()
         looked_at = 0

@@ -198,13 +198,15 @@ class Doors:
         matches = matcher(subscription.filters)
         bounds = {"messages_max": subscription.credit, "bytes_max": PAGE_BYTES_MAX}
         if hot and core.tail.holds(after + 1):
-            page = core.tail.read(after=after, matches=matches, **bounds)
+            page = core.tail.read(after=after, matches=matches, purged=core.machine.topics.purged, **bounds)
         else:
             numbers = None
             if ">" not in subscription.filters:
                 numbers = core.machine.topics.numbers({n for n in core.machine.topics.names() if matches(n)})
             history = History(self._node.store)
-            page = history.read(after=after, matches=matches, topic_numbers=numbers, **bounds)
+            page = history.read(
+                after=after, matches=matches, purged=core.machine.topics.purged, topic_numbers=numbers, **bounds
+            )
         self._push(subscription, page)
         self._read(subscription)
 
@@ -221,7 +223,7 @@ class Doors:
             words = f"{self._node.name} has nothing to read behind seq {page.through}, in memory or on its disk"
             raise Violation("P2 continuity", words, ("node", self._node.name))
         frame, messages, _ = encode_push(
-            subscription.request, prev=subscription.cursor, through=page.through, items=page.items
+            subscription.request, prev=subscription.cursor, through=page.through, items=page.items, purged=page.purged
         )
         subscription.cursor = page.through
         subscription.credit -= messages

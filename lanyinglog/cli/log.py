@@ -1,4 +1,4 @@
-"""The verbs ``log info`` and ``log set``: what a log keeps, and changing that.
+"""The verbs ``log info``, ``log set`` and ``log purge``: what a log keeps, and changing that.
 
 Limits as people write them: ages ``90s 30m 12h 7d 8w``, sizes ``64MB 256MiB 1.5GB`` (MB is 10^6 bytes, MiB 2^20).
 """
@@ -6,6 +6,7 @@ Limits as people write them: ages ``90s 30m 12h 7d 8w``, sizes ``64MB 256MiB 1.5
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -91,6 +92,32 @@ def set_limits(servers: tuple[Address, ...], timeout_s: float, form: str, **limi
     changes = _changes(limits)
     with sync.connect(",".join(map(str, servers)), timeout=timeout_s) as client:
         _print(client.set_retention(**changes), form)
+    return output.OK
+
+
+@log.command(cls=Verb)
+@click.argument("filter", metavar="FILTER")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@server_option()
+@timeout_option(10.0, "How long to wait for the leader.")
+@format_option()
+def purge(filter: str, yes: bool, servers: tuple[Address, ...], timeout_s: float, form: str) -> int:
+    """Have nobody read any more what the topics that match FILTER have so far.
+
+    Other topics and the numbers of all messages stay as they are. The space comes back when retention trims that far.
+    """
+    from lanyinglog import sync
+
+    with sync.connect(",".join(map(str, servers)), timeout=timeout_s) as client:
+        stats = client.topics(filter)
+        messages = sum(stat.messages for stat in stats)
+        if not yes:
+            if not sys.stdin.isatty():
+                raise ConfigError(
+                    f"{messages} messages of {len(stats)} topics would be gone for good: confirm with --yes"
+                )
+            click.confirm(f"Purge {messages} messages of {len(stats)} topics for good?", abort=True, err=True)
+        _print(client.purge(filter), form)
     return output.OK
 
 

@@ -160,6 +160,10 @@ class Client:
         """Change what the log keeps: ``age_s``, ``bytes``, ``messages``; None for no limit, those not named stay."""
         return self._loop.call(partial(self._client.set_retention, **limits))
 
+    def purge(self, filter: str) -> dict[str, Any]:
+        """Have nobody read any more what topics that match ``filter`` have so far."""
+        return self._loop.call(self._client.purge, filter)
+
     def add_member(self, node: str, peer: str) -> dict[str, Any]:
         """Have ``node`` at the peer address ``peer`` join; who belongs then."""
         return self._loop.call(self._client.add_member, node, peer)

@@ -259,6 +259,12 @@ class Client:
         a limit excludes is given up at once. Returns what `log_info` does. `BadRequest` for one that makes no sense."""
         return await inquiry.log_info(self._servers, limits, timeout=self._timeout)
 
+    async def purge(self, filter: str) -> dict[str, Any]:
+        """Have nobody read any more, on any node, what topics that match ``filter`` have so far. Other topics, seqs and
+        what is published later stay as they are; the space comes back as retention trims. Returns what `log_info`
+        does. `BadTopic`."""
+        return await inquiry.purge(self._servers, filter, timeout=self._timeout)
+
     async def add_member(self, node: str, peer: str) -> dict[str, Any]:
         """Have ``node``, which listens for peers at ``peer`` (``host:port``), join the cluster. Returns ``members`` and
         ``departed`` once it is committed that it belongs; it votes when it has caught up. `BadRequest`."""

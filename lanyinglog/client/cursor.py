@@ -83,6 +83,7 @@ class Cursor:
         self._start = start
         self._is_dense = ">" in self.filters
         self._told = 0  # the end of the last push of this connection
+        self._purged = 0  # messages it said to be purged, less those found missing
         self._pushes: deque[Push] = deque()
         self._items: deque[Item] = deque()  # of the first of them
 
@@ -118,6 +119,7 @@ class Cursor:
                 )
         self.through = begins_at - 1
         self._told = begins_at - 1
+        self._purged = 0
         self.last_seq = reply.last_seq
 
     def pushed(self, push: Push) -> None:
@@ -133,13 +135,16 @@ class Cursor:
             self._items.extend(push.items)
 
     def _check_dense(self, push: Push) -> None:
-        """Nothing is filtered out: every seq between must be there."""
+        """Nothing is filtered out: every seq between must be there, or was said to be purged."""
         last = push.prev
+        self._purged += push.purged
         for item in push.items:
-            if item.first_seq > last + 1:
+            self._purged -= max(0, item.first_seq - last - 1)
+            if self._purged < 0:
                 raise ContinuityError(f"seq {last + 1} to {item.first_seq - 1} are missing from a push")
             last = item.first_seq + item.count - 1
-        if last != push.through:
+        self._purged -= push.through - last
+        if self._purged < 0:
             raise ContinuityError(f"a push ends at seq {push.through}, its messages at {last}")
 
     # ----------------------------------------------------------------------------------------------------- messages

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ from lanyinglog.config import Address
 from lanyinglog.errors import BadRequest, LanyingError, NotLeader, Unavailable
 from lanyinglog.service import TopicStat
 from lanyinglog.topics import check_filter, matcher
+from lanyinglog.wire.fields import SEQ_MAX
 from lanyinglog.wire.messages import (
     LogInfo,
     LogInfoReply,
@@ -22,6 +24,7 @@ from lanyinglog.wire.messages import (
     MemberRemove,
     MembersReply,
     Message,
+    TopicPurge,
     Topics,
     TopicsReply,
     Transfer,
@@ -102,6 +105,13 @@ async def log_info(servers: Servers, changes: Mapping[str, int | None] | None, *
     """What the log keeps and has, as its leader sees it; with ``changes`` to its limits, those are made first. Changing
     is repeated until it is known to be done: to set a limit twice is to set it."""
     request = LogInfo(servers.log) if changes is None else LogSet(changes, servers.log)
+    return dict((await _ask_leader(servers, request, LogInfoReply, timeout)).info)
+
+
+async def purge(servers: Servers, filter: str, *, timeout: float) -> dict[str, Any]:
+    """`log_info` once what the topics that match had so far is purged. Repeated until that is known, and what comes in
+    between stays."""
+    request = TopicPurge(check_filter(filter), secrets.randbelow(SEQ_MAX) + 1, servers.log)
     return dict((await _ask_leader(servers, request, LogInfoReply, timeout)).info)
 
 

@@ -10,7 +10,8 @@ stored entry is the engine's command to the byte and nothing is copied to add or
     8   8   timestamp of the entry's first message, ns (hybrid logical clock, given by the leader)
     16  ..  commands: u8 kind, three zero bytes, u32 length, bytes
 
-Kinds: 1 a batch; 2 retention settings, 3 a trim (`retention`), 4 the members (`members`), each alone in its entry.
+Kinds: 1 a batch; 2 retention settings, 3 a trim (`retention`), 4 the members (`members`), 5 a purge (`purge`), each of
+them alone in its entry.
 
 A new leader's no-op is the single byte 1.
 """
@@ -26,6 +27,7 @@ KIND_BATCH = 1
 KIND_SETTINGS = 2
 KIND_TRIM = 3
 KIND_MEMBERS = 4
+KIND_PURGE = 5
 _HEAD = struct.Struct("<BBHIQ")
 _COMMAND = struct.Struct("<BxxxI")
 HEAD_BYTES = _HEAD.size

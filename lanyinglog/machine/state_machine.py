@@ -22,13 +22,23 @@ from dataclasses import dataclass
 from lanyinglog import codec, record
 from lanyinglog.errors import BadBatch, BadRequest, LanyingError, TooManyTopics
 from lanyinglog.machine import retention
-from lanyinglog.machine.commands import KIND_BATCH, KIND_MEMBERS, KIND_SETTINGS, KIND_TRIM, CommandView, parse_entry
+from lanyinglog.machine.commands import (
+    KIND_BATCH,
+    KIND_MEMBERS,
+    KIND_PURGE,
+    KIND_SETTINGS,
+    KIND_TRIM,
+    CommandView,
+    parse_entry,
+)
 from lanyinglog.machine.members import Members
 from lanyinglog.machine.producers import Producers
+from lanyinglog.machine.purge import REMEMBERED, Purge
 from lanyinglog.machine.retention import Retention
 from lanyinglog.machine.topic_table import TopicTable
 from lanyinglog.service import Ack
 from lanyinglog.store.log_store import Checkpoint, EntryRecord, disk_bytes
+from lanyinglog.topics import matcher
 
 Result = Ack | LanyingError
 """What became of one command; an `Ack` of no messages for one that is no batch."""
@@ -38,6 +48,7 @@ _ROW_PRODUCER = b"p"
 _ROW_TOPIC = b"t"
 _ROW_RETENTION = b"r"
 _ROW_MEMBERS = b"c"
+_ROW_PURGES = b"g"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +90,8 @@ class StateMachine:
         """The newest committed ones; None while nobody has changed what the settings say."""
         self._retention_changed = False
         self._members_changed = False
+        self._purges: tuple[int, ...] = ()
+        self._purges_changed = False
         self._records: list[EntryRecord] = []
 
     def apply(self, index: int, command: bytes) -> Applied:
@@ -128,6 +141,9 @@ class StateMachine:
             elif part.kind == KIND_MEMBERS:
                 self.members, self._members_changed = Members.decode(body), True
                 return Ack(self.last_seq + 1, 0, timestamp)
+            elif part.kind == KIND_PURGE:
+                self._purge(Purge.decode(body))
+                return Ack(self.last_seq + 1, 0, timestamp)
             else:
                 return BadBatch(f"a command of unknown kind {part.kind}")
         except BadRequest as error:
@@ -144,6 +160,12 @@ class StateMachine:
         ):
             raise BadRequest(f"a trim to {point}; the log begins at entry {self.first_index}, seq {self.first_seq}")
         self.first_index, self.first_seq = point
+
+    def _purge(self, purge: Purge) -> None:
+        if purge.number not in self._purges:
+            self._purges = (*self._purges, purge.number)[-REMEMBERED:]
+            self._purges_changed = True
+            self.topics.purge(matcher([purge.filter]))
 
     def _apply_batch(
         self, index: int, command: bytes, part: CommandView, timestamp: int, runs: list[RunPlace]
@@ -187,6 +209,9 @@ class StateMachine:
         if self._members_changed and self.members is not None:
             rows[_ROW_MEMBERS] = self.members.encode()
             self._members_changed = False
+        if self._purges_changed:
+            rows[_ROW_PURGES] = codec.pack(self._purges)
+            self._purges_changed = False
         rows.update((_ROW_PRODUCER + key, value) for key, value in self.producers.take_changes().items())
         topic_rows, postings = self.topics.take_changes()
         rows.update((_ROW_TOPIC + key, value) for key, value in topic_rows.items())
@@ -210,6 +235,8 @@ class StateMachine:
                 self.retention = Retention(*limits)
             elif key == _ROW_MEMBERS:
                 self.members = Members.decode(value)
+            elif key == _ROW_PURGES:
+                self._purges = tuple(codec.unpack(value))
             else:
                 tables[key[:1]][key[1:]] = value
         self.applied = applied

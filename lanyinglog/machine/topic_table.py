@@ -6,6 +6,7 @@ subscription to a rare topic skip what does not concern it.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from lanyinglog import codec
@@ -23,6 +24,10 @@ class Topic:
     bytes: int = 0
     last_seq: int = 0
     last_timestamp: int = 0
+    purged_seq: int = 0
+    """What is not behind this is purged: so many messages and bytes."""
+    purged_messages: int = 0
+    purged_bytes: int = 0
 
 
 _NOTHING = Topic(0)
@@ -38,6 +43,8 @@ class TopicTable:
         self._block = -1
         self._in_block: set[int] = set()
         self._topics_max = topics_max
+        self.purged: Mapping[str, int] = {}
+        """Topic -> the seq up to which it is purged, of those that were; replaced, never changed."""
 
     def has_room_for(self, names: set[str]) -> bool:
         """Whether all of ``names`` are known or may be added."""
@@ -62,6 +69,18 @@ class TopicTable:
             self._in_block.add(topic.number)
             self._postings.append((topic.number, block))
 
+    def purge(self, matches: Callable[[str], bool]) -> None:
+        """All that was counted so far of the topics that match is not to be read any more."""
+        for name, topic in self._table.items():
+            if topic.messages > topic.purged_messages and matches(name):
+                topic.purged_seq = topic.last_seq
+                topic.purged_messages, topic.purged_bytes = topic.messages, topic.bytes
+                self._changed.add(name)
+        self._find_purged()
+
+    def _find_purged(self) -> None:
+        self.purged = {name: topic.purged_seq for name, topic in self._table.items() if topic.purged_seq}
+
     def numbers(self, matches: set[str]) -> list[int]:
         """The numbers of the topics in ``matches`` that exist."""
         return [self._table[name].number for name in matches if name in self._table]
@@ -71,19 +90,17 @@ class TopicTable:
         return list(self._table)
 
     def stats(self) -> list[TopicStat]:
-        """All topics, by name."""
-        return [
-            TopicStat(name, topic.messages, topic.bytes, topic.last_seq, topic.last_timestamp)
-            for name, topic in sorted(self._table.items())
-        ]
+        """All topics that have messages, by name."""
+        return self.stats_since(TopicTable())
 
     def stats_since(self, base: TopicTable) -> list[TopicStat]:
-        """`stats` of what came after ``base``, an earlier state of this table; topics without any are left out."""
+        """`stats` of what came after ``base``, an earlier state of this table."""
         found = []
         for name, topic in sorted(self._table.items()):
             before = base._table.get(name) or _NOTHING
-            if topic.messages > before.messages:
-                messages, size = topic.messages - before.messages, topic.bytes - before.bytes
+            messages = topic.messages - max(before.messages, topic.purged_messages)
+            if messages:
+                size = topic.bytes - max(before.bytes, topic.purged_bytes)
                 found.append(TopicStat(name, messages, size, topic.last_seq, topic.last_timestamp))
         return found
 
@@ -93,9 +110,10 @@ class TopicTable:
         rows: dict[bytes, bytes | None] = {}
         for name in sorted(self._changed):
             topic = self._table[name]
-            rows[name.encode()] = codec.pack(
-                [topic.number, topic.messages, topic.bytes, topic.last_seq, topic.last_timestamp]
-            )
+            row = [topic.number, topic.messages, topic.bytes, topic.last_seq, topic.last_timestamp]
+            if topic.purged_seq:
+                row += [topic.purged_seq, topic.purged_messages, topic.purged_bytes]
+            rows[name.encode()] = codec.pack(row)
         postings = self._postings
         self._changed.clear()
         self._postings = []
@@ -108,3 +126,4 @@ class TopicTable:
         loaded = [(key.decode(), Topic(*codec.unpack(value))) for key, value in rows.items()]
         loaded.sort(key=lambda pair: pair[1].number)
         self._table = dict(loaded)
+        self._find_purged()

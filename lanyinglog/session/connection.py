@@ -68,6 +68,7 @@ from lanyinglog.wire.messages import (
     StatusReply,
     Subscribe,
     Subscribed,
+    TopicPurge,
     Topics,
     TopicsReply,
     Transfer,
@@ -165,6 +166,7 @@ class _Session:
             Transfer: self._transfer,
             LogInfo: self._log_info,
             LogSet: self._log_set,
+            TopicPurge: self._topic_purge,
             MemberAdd: self._member_add,
             MemberRemove: self._member_remove,
         }
@@ -360,6 +362,15 @@ class _Session:
             return LogInfoReply(service.log_info())
 
         self._begin_slow(request, set_retention)
+
+    async def _topic_purge(self, request: int, purge: TopicPurge) -> None:
+        service = self._service(purge.log)
+
+        async def see_purged() -> Message:
+            await service.purge(purge.filter, purge.number)
+            return LogInfoReply(service.log_info())
+
+        self._begin_slow(request, see_purged)
 
     async def _member_add(self, request: int, add: MemberAdd) -> None:
         service = self._service(add.log)

@@ -57,6 +57,7 @@ class Subscription:
         self._cursor = next_seq - 1  # all up to here was looked at
         self._told = next_seq - 1
         self._catch_up_seq: int | None = last_seq  # until it was reached
+        self._purged = 0  # messages that no push has told to be missing
         self._told_at = trio.current_time()
         self._credit_messages = credit_messages
         self._credit_bytes = credit_bytes
@@ -122,6 +123,7 @@ class Subscription:
 
     async def _push_page(self, page: Page) -> None:
         """The page as pushes, as far as credit goes; the rest is read again when there is more."""
+        self._purged += page.purged
         for items, is_last in _portions(page.items):
             through = page.through if is_last else _last_seq(items[-1])
             await self._push(items, through)
@@ -140,7 +142,8 @@ class Subscription:
         return self._cursor > self._told and (caught_up or trio.current_time() >= self._told_at + PROGRESS_S)
 
     async def _push(self, items: Sequence[Item], through: int) -> None:
-        frame, messages, size = encode_push(self.request, prev=self._told, through=through, items=items)
+        purged, self._purged = self._purged, 0
+        frame, messages, size = encode_push(self.request, prev=self._told, through=through, items=items, purged=purged)
         self._told = self._cursor = through
         self._told_at = trio.current_time()
         self._credit_messages -= messages

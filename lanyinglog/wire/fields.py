@@ -38,6 +38,10 @@ class Fields:
             raise self._wrong(name, value, f"an integer from {low} to {high}")
         return value
 
+    def integer_or_zero(self, name: str) -> int:
+        """An integer like `integer`, or nil, or no such field."""
+        return 0 if self._header.get(name) is None else self.integer(name)
+
     def flag(self, name: str) -> bool:
         """True or false."""
         value = self._value(name)

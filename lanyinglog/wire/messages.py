@@ -51,6 +51,7 @@ from lanyinglog.wire.requests import (
     Start,
     Status,
     Subscribe,
+    TopicPurge,
     Topics,
     Transfer,
     Unsubscribe,
@@ -90,6 +91,7 @@ __all__ = [
     "StatusReply",
     "Subscribe",
     "Subscribed",
+    "TopicPurge",
     "Topics",
     "TopicsReply",
     "Transfer",
@@ -107,7 +109,7 @@ HELLO_BYTES_MAX = 4_096
 
 CLIENT_MESSAGES: tuple[type[Message], ...] = (
     Hello, Publish, Subscribe, Credit, Unsubscribe, Status, Topics, Ping, Transfer, LogInfo,
-    LogSet, MemberAdd, MemberRemove,
+    LogSet, MemberAdd, MemberRemove, TopicPurge,
 )  # fmt: skip
 NODE_MESSAGES: tuple[type[Message], ...] = (
     Welcome, Acked, Subscribed, Push, Unsubscribed, StatusReply, TopicsReply, Pong, Error, Transferred,

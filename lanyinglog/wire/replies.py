@@ -138,8 +138,9 @@ class Push(Message):
 
     ``prev`` is the ``through`` of the push before it; the first one's is ``next_seq - 1`` of `Subscribed`. Runs come
     whole: the first may begin at or below ``prev`` if the subscription began in its middle. ``items`` may be empty:
-    nothing matched. The frame's body is the items, each ``<QQI`` first_seq, timestamp (ns), length of the run, then
-    the run; the header's ``crc`` covers these 20-byte heads, the runs have their own.
+    nothing matched. ``purged`` is how many that match are left out because they were purged, in this push and, as far
+    as it is known, in those that follow. The frame's body is the items, each ``<QQI`` first_seq, timestamp (ns), length
+    of the run, then the run; the header's ``crc`` covers these 20-byte heads, the runs have their own.
     """
 
     KIND, NAME, HAS_BODY = 68, "push", True
@@ -149,10 +150,11 @@ class Push(Message):
     items: tuple[Item, ...]
     body_bytes: int
     """What the frame costs of the credit in bytes."""
+    purged: int = 0
 
     def header(self) -> dict[str, Any]:
         heads = [_ITEM.pack(item.first_seq, item.timestamp, len(item.run)) for item in self.items]
-        return _push_header(self.prev, self.through, self.messages, heads)
+        return _push_header(self.prev, self.through, self.messages, heads, self.purged)
 
     def body(self) -> Sequence[bytes | memoryview]:
         parts: list[bytes | memoryview] = []
@@ -169,11 +171,12 @@ class Push(Message):
         messages = sum(item.count for item in items)
         if fields.integer("messages") != messages:
             raise fields.fail(f"it counts {fields.integer('messages')} messages, its runs {messages}")
-        return cls(prev, through, messages, items, len(body))
+        return cls(prev, through, messages, items, len(body), fields.integer_or_zero("purged"))
 
 
-def _push_header(prev: int, through: int, messages: int, heads: Sequence[bytes]) -> dict[str, Any]:
-    return {"prev": prev, "through": through, "messages": messages, "crc": google_crc32c.value(b"".join(heads))}
+def _push_header(prev: int, through: int, messages: int, heads: Sequence[bytes], purged: int) -> dict[str, Any]:
+    header = {"prev": prev, "through": through, "messages": messages, "crc": google_crc32c.value(b"".join(heads))}
+    return header | {"purged": purged} if purged else header
 
 
 def _read_items(fields: Fields, body: bytes, prev: int, through: int) -> tuple[Item, ...]:
@@ -204,13 +207,15 @@ def _read_items(fields: Fields, body: bytes, prev: int, through: int) -> tuple[I
     return tuple(items)
 
 
-def encode_push(request: int, *, prev: int, through: int, items: Sequence[Item]) -> tuple[bytes, int, int]:
+def encode_push(
+    request: int, *, prev: int, through: int, items: Sequence[Item], purged: int = 0
+) -> tuple[bytes, int, int]:
     """A `Push` as ``(frame, messages, body bytes)``: what a node does for each page of each subscription."""
     heads = [_ITEM.pack(item.first_seq, item.timestamp, len(item.run)) for item in items]
     messages = sum([item.count for item in items])
     body_bytes = ITEM_HEAD_BYTES * len(items) + sum([len(item.run) for item in items])
     parts: list[bytes | memoryview] = [
-        encode_frame_head(Push.KIND, request, _push_header(prev, through, messages, heads), body_bytes)
+        encode_frame_head(Push.KIND, request, _push_header(prev, through, messages, heads, purged), body_bytes)
     ]
     for head, item in zip(heads, items, strict=True):
         parts += (head, item.run)

@@ -228,6 +228,24 @@ class LogSet(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class TopicPurge(Message):
+    """Asks the leader of a log to purge what topics that match ``filter`` have so far; ``number`` (random, 1 or more)
+    lets the request be repeated. Answered with `LogInfoReply` once that is committed."""
+
+    KIND, NAME = 20, "topic_purge"
+    filter: str
+    number: int
+    log: str = DEFAULT_LOG
+
+    def header(self) -> dict[str, Any]:
+        return {"log": self.log, "filter": self.filter, "number": self.number}
+
+    @classmethod
+    def read(cls, fields: Fields, body: bytes) -> Self:
+        return cls(fields.text("filter"), fields.integer("number", low=1), fields.text("log"))
+
+
+@dataclass(frozen=True, slots=True)
 class MemberAdd(Message):
     """Asks the leader of a log to have ``node``, at the peer address ``peer``, join; answered with `MembersReply`
     once that is committed. It votes as soon as it has caught up."""

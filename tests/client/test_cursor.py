@@ -128,6 +128,11 @@ BROKEN: dict[str, list[Push]] = {
     "a run is missing in the middle": [push_of(0, 9, [ITEMS[0], ITEMS[2]])],
     "a run is missing at the end": [push_of(0, 9, ITEMS[:2])],
     "it is empty and moves on": [push_of(0, 9, [])],
+    "more is missing than was purged": [replace(push_of(0, 9, [ITEMS[0], ITEMS[2]]), purged=2)],
+    "what was purged is told of, and more is missing later": [
+        replace(push_of(0, 6, ITEMS[1:2]), purged=3),
+        push_of(6, 9, []),
+    ],
 }
 
 
@@ -138,6 +143,23 @@ def test_a_break_in_continuity_is_an_error(pushes: list[Push]) -> None:
         cursor.pushed(push)
     with pytest.raises(ContinuityError):
         cursor.pushed(pushes[-1])
+
+
+@pytest.mark.parametrize(
+    "pushes",
+    [
+        [replace(push_of(0, 9, [ITEMS[0], ITEMS[2]]), purged=3)],
+        [replace(push_of(0, 3, ITEMS[:1]), purged=6), push_of(3, 6, []), push_of(6, 9, [])],
+        [replace(push_of(0, 9, []), purged=9)],
+    ],
+    ids=["in the middle", "told ahead", "all of it"],
+)
+def test_what_was_purged_is_no_break(pushes: list[Push]) -> None:
+    cursor = begun()
+    for push in pushes:
+        cursor.pushed(push)
+    cursor.take()
+    assert cursor.through == 9
 
 
 def test_with_a_filter_an_empty_push_moves_on() -> None:

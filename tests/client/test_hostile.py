@@ -240,7 +240,8 @@ def test_whatever_a_leader_answers_the_outcome_is_honest(
         async with lanyinglog.connect(cluster.serve(handler), timing=HASTY, timeout=0.15) as client:
             with pytest.raises(lanyinglog.LanyingError) as one:
                 await client.publish("t", b"1")
-            with pytest.raises(expected):
+            # What time ran out on may have been on its way to a node for one more attempt.
+            with pytest.raises((NotSent, OutcomeUnknown) if expected is NotSent else expected):
                 async with client.publisher() as publisher:
                     await publisher.send("t", b"1")
         assert one.type in (expected, OutcomeUnknown)

@@ -44,12 +44,13 @@ def sample(kind: type[wire.Message]) -> wire.Message:
         wire.Welcome: wire.Welcome(1, "n1", "c", None, wire.Limits()),
         wire.Acked: wire.Acked(1, 1, 1),
         wire.Subscribed: wire.Subscribed(1, 0),
-        wire.Push: wire.Push(0, 0, 0, (), 0),
+        wire.Push: wire.Push(0, 0, 0, (), 0, 1),
         wire.StatusReply: wire.StatusReply({}),
         wire.TopicsReply: wire.TopicsReply(()),
         wire.Error: wire.Error("busy", errors.Outcome.DEFINITE, ""),
         wire.Transferred: wire.Transferred("n1"),
         wire.LogSet: wire.LogSet({"bytes": None}),
+        wire.TopicPurge: wire.TopicPurge(">", 1),
         wire.LogInfoReply: wire.LogInfoReply({}),
     }
     return made[kind] if kind in made else kind()

@@ -128,7 +128,7 @@ async def test_a_full_disk_is_waited_out(monkeypatch: pytest.MonkeyPatch) -> Non
         await log.until(lambda: log.loop.core.storage_full)
         with pytest.raises(StorageFull):
             log.submit()
-        page = log.loop.core.tail.read(after=0, matches=lambda topic: True, messages_max=9, bytes_max=9_000)
+        page = log.loop.core.tail.read(after=0, matches=lambda topic: True, purged={}, messages_max=9, bytes_max=9_000)
         assert page.messages == 1, "what is there can be read"
         assert ticket.result is None
         log.store.failure = None

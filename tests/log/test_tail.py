@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import pytest
@@ -12,6 +13,7 @@ from raft.audit import planted
 from lanyinglog import tail as tail_module
 from lanyinglog.log_core import LogCore
 from lanyinglog.machine.members import Members
+from lanyinglog.machine.purge import Purge
 from lanyinglog.raft.replica import Timing
 from lanyinglog.record import Message, decode_run, encode_batch, encode_columns, parse_batch
 from lanyinglog.service import Ack, Item, Page
@@ -34,6 +36,8 @@ class OneLog:
         self.batches = 0
         self.messages: list[tuple[str, bytes]] = []
         self.timestamps: list[int] = []
+        self.purged: dict[int, int] = {}  # place of a message -> by which purge
+        self.purges = 0
         self.start()
 
     def start(self) -> None:
@@ -81,6 +85,15 @@ class OneLog:
         self.timestamps += range(result.timestamp, result.timestamp + result.count)
         self.wall_ns += 1_000
 
+    def purge(self, pattern: str, *, again: bool = False) -> None:
+        self.purges += not again
+        if not again:
+            matches = matcher((pattern,))
+            self.purged |= {place: self.purges for place, (topic, _) in enumerate(self.messages) if matches(topic)}
+        ticket = self.core.purge(Purge(pattern, self.purges), self.now)
+        self.turn()
+        assert isinstance(ticket.result, Ack)
+
     def checkpoint(self) -> None:
         writes = self.core.begin_write(checkpoint=True)
         self.store.write(writes)
@@ -93,11 +106,22 @@ class OneLog:
         if after >= self.core.tail.last_seq:
             return Page((), after, 0, 0)
         if self.core.tail.holds(after + 1):
-            return self.core.tail.read(after=after, matches=matches, messages_max=messages_max, bytes_max=bytes_max)
+            return self.core.tail.read(
+                after=after,
+                matches=matches,
+                purged=self.core.machine.topics.purged,
+                messages_max=messages_max,
+                bytes_max=bytes_max,
+            )
         topics = self.core.machine.topics
         numbers = None if ">" in filters else topics.numbers({name for name in topics.names() if matches(name)})
         return self.history.read(
-            after=after, matches=matches, topic_numbers=numbers, messages_max=messages_max, bytes_max=bytes_max
+            after=after,
+            matches=matches,
+            purged=topics.purged,
+            topic_numbers=numbers,
+            messages_max=messages_max,
+            bytes_max=bytes_max,
         )
 
     def read(self, after: int, filters: Sequence[str], messages_max: int, bytes_max: int) -> list[Message]:
@@ -110,8 +134,9 @@ class OneLog:
             bounded = page.items[:-1]
             assert sum(item.count for item in bounded) < messages_max, "a page ends with the run that fills it"
             assert sum(len(item.run) for item in bounded) < bytes_max
-            for item in page.items:
-                found += [message for message in decoded(item) if message.seq > after]
+            new = [message for item in page.items for message in decoded(item) if message.seq > after]
+            assert ">" not in filters or len(new) + page.purged == page.through - after
+            found += new
             after = page.through
         return found
 
@@ -121,11 +146,13 @@ class OneLog:
         return [
             (seq, timestamp, topic, payload)
             for seq, ((topic, payload), timestamp) in enumerate(whole, start=1)
-            if seq > after and matches(topic)
+            if seq > after and matches(topic) and seq - 1 not in self.purged
         ]
 
     def check(self, after: int, filters: Sequence[str], messages_max: int, bytes_max: int) -> None:
         found = self.read(after, filters, messages_max, bytes_max)
+        left = [topic for place, (topic, _) in enumerate(self.messages) if place not in self.purged]
+        assert {stat.topic: stat.messages for stat in self.core.machine.topics.stats()} == Counter(left)
         assert [(m.seq, m.timestamp, m.topic, m.payload) for m in found] == self.expected(after, filters)
 
 
@@ -140,6 +167,7 @@ steps = st.one_of(
     st.tuples(st.just("publish twice"), runs),
     st.tuples(st.just("checkpoint"), st.none()),
     st.tuples(st.just("restart"), st.none()),
+    st.tuples(st.sampled_from(["purge", "purge again"]), st.sampled_from([">", "a", "a.*", "b", "nothing"])),
 )
 reads = st.tuples(
     st.floats(0, 1),
@@ -147,14 +175,17 @@ reads = st.tuples(
     st.integers(1, 6),
     st.integers(1, 200),
 )
-Step = tuple[str, Runs | None]
+Step = tuple[str, Runs | str | None]
 Read = tuple[float, Sequence[str], int, int]
 
 
 def written(sequence: Sequence[Step], *, cache_bytes_max: int = 500) -> OneLog:
     log = OneLog(cache_bytes_max=cache_bytes_max)
     for step, what in sequence:
-        if what is not None:
+        if isinstance(what, str):
+            again = step == "purge again" and log.purges > 0
+            log.purge(what, again=again)
+        elif what is not None:
             log.publish(what, again=step == "publish twice")
         elif step == "checkpoint":
             log.checkpoint()
