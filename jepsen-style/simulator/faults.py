@@ -208,7 +208,9 @@ class Faults:
     def _give_back(self, to: Node) -> None:
         """Leadership goes to ``to`` again, if it will have it."""
         for node in self._world.nodes.values():
-            if not self._healed and node is not to and node.runs and node.core.replica.leads:
+            if self._healed or node is to or not node.runs or not node.core.replica.leads:
+                continue
+            if to.name in node.core.replica.guard.voters:
                 node.run(node.core.transfer, to.name, node.now)
                 node.run(node.wake)
 
