@@ -17,7 +17,7 @@ Bounds (P8): `waiting_bytes_max` and `waiting_batches_max` of batches wait, `ent
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import trio
@@ -47,21 +47,31 @@ class BatcherLimits:
 
 
 class Ticket:
-    """The future of one batch; `result` is None until it is settled."""
+    """The future of one batch; `result` is None until it is settled. ``to_tell`` collects who wants to know."""
 
-    __slots__ = ("_event", "expires_at", "result")
+    __slots__ = ("_event", "_owner", "_to_tell", "expires_at", "result")
 
-    def __init__(self, expires_at: float) -> None:
+    def __init__(self, expires_at: float, to_tell: dict[Callable[[], None], None]) -> None:
         self.expires_at = expires_at
         self.result: Result | None = None
         self._event: trio.Event | None = None
+        self._owner: Callable[[], None] | None = None
+        self._to_tell = to_tell
 
     def settle(self, result: Result) -> None:
         """Tell how it ended; the first word counts."""
         if self.result is None:
             self.result = result
+            if self._owner is not None:
+                self._to_tell[self._owner] = None
             if self._event is not None:
                 self._event.set()
+
+    def tell(self, owner: Callable[[], None]) -> None:
+        """See `service.Ticket.tell`."""
+        self._owner = owner
+        if self.result is not None:
+            self._to_tell[owner] = None
 
     async def wait(self) -> Ack:
         """The acknowledgement, or the error raised."""
@@ -92,6 +102,7 @@ class Batcher:
         self._waiting: deque[tuple[BatchView, Ticket]] = deque()
         self._waiting_bytes = 0
         self._in_flight: dict[int, tuple[int, Proposal]] = {}  # index -> term, proposal; in order
+        self._to_tell: dict[Callable[[], None], None] = {}
 
     def submit(self, batch: BatchView, now: float) -> Ticket:
         """Queue ``batch`` behind those before it. `Busy` when full."""
@@ -100,14 +111,22 @@ class Batcher:
             raise Busy(f"{self._waiting_bytes} bytes of batches wait already")
         if len(self._waiting) >= limits.waiting_batches_max:
             raise Busy(f"{len(self._waiting)} batches wait already")
-        ticket = Ticket(now + self._limits.deadline_s)
+        ticket = self.ticket(now)
         self._waiting.append((batch, ticket))
         self._waiting_bytes += len(batch.encoded)
         return ticket
 
     def ticket(self, now: float) -> Ticket:
         """A ticket for something else that is to become an entry, with a batch's deadline."""
-        return Ticket(now + self._limits.deadline_s)
+        return Ticket(now + self._limits.deadline_s, self._to_tell)
+
+    def tell_settled(self) -> None:
+        """Call each owner of tickets that were settled since the last time, once; owners raise nothing."""
+        if self._to_tell:
+            owners = list(self._to_tell)
+            self._to_tell.clear()
+            for owner in owners:
+                owner()
 
     @property
     def has_room(self) -> bool:

@@ -127,6 +127,7 @@ class CommitLoop:
         if members != self._members:
             self._members = members
             self._members_changed(*members)
+        core.batcher.tell_settled()  # behind the messages: a follower's disk has more to do than a producer
         self._turned.unpark_all()
         leader = (core.replica.engine.term, core.replica.engine.leader)
         if leader != self._leader and leader[1] != self._leader[1]:
@@ -170,6 +171,7 @@ class CommitLoop:
         self.installing = True
         log.info("snapshot_begins")
         before = self.core
+        before.batcher.tell_settled()
         while await self._step_installed():
             await trio.lowlevel.checkpoint()
         self.core = self._renew()

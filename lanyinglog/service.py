@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+from lanyinglog.errors import LanyingError
 from lanyinglog.record import BatchView
 
 
@@ -26,7 +27,13 @@ class Ack:
 
 
 class Ticket(Protocol):
-    """The future of one submitted batch."""
+    """The future of one submitted batch. ``result`` is None until it is settled, always (deadline or leadership)."""
+
+    result: Ack | LanyingError | None
+
+    def tell(self, owner: Callable[[], None]) -> None:
+        """Have ``owner`` called soon after this is settled: once for all tickets of the same owner that are settled
+        together, in the node's event loop, when what the cluster waits for has left. It must not raise."""
 
     async def wait(self) -> Ack:
         """The acknowledgement, or the `LanyingError` that says how it ended. Always ends (deadline or leadership)."""

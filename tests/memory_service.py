@@ -11,7 +11,7 @@ import itertools
 import time
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import trio
@@ -27,20 +27,28 @@ class MemoryTicket:
 
     def __init__(self, batch: BatchView) -> None:
         self.batch = batch
-        self.outcome: Ack | LanyingError | None = None
+        self.result: Ack | LanyingError | None = None
+        self._owner: Callable[[], None] | None = None
         self._settled = trio.Event()
 
-    def settle(self, outcome: Ack | LanyingError) -> None:
-        assert self.outcome is None
-        self.outcome = outcome
+    def settle(self, result: Ack | LanyingError) -> None:
+        assert self.result is None
+        self.result = result
         self._settled.set()
+        if self._owner is not None:
+            self._owner()
+
+    def tell(self, owner: Callable[[], None]) -> None:
+        self._owner = owner
+        if self.result is not None:
+            owner()
 
     async def wait(self) -> Ack:
         await self._settled.wait()
-        if isinstance(self.outcome, LanyingError):
-            raise self.outcome
-        assert self.outcome is not None
-        return self.outcome
+        if isinstance(self.result, LanyingError):
+            raise self.result
+        assert self.result is not None
+        return self.result
 
 
 class MemoryLogService:

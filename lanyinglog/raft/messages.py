@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import google_crc32c
@@ -247,9 +247,9 @@ _TYPES: dict[int, dict[str, type]] = {
 
 def to_parts(message: PeerMessage) -> tuple[int, dict[str, Any], Sequence[bytes]]:
     """``message`` as a frame's kind, header and body parts."""
-    if not isinstance(message, Append | Chunk):
-        return message.kind, asdict(message), ()
     header = {name: getattr(message, name) for name in _TYPES[message.kind]}
+    if not isinstance(message, Append | Chunk):
+        return message.kind, header, ()
     body: list[bytes] = []
     if isinstance(message, Chunk):
         body.append(_COUNT.pack(len(message.rows)))

@@ -42,7 +42,7 @@ from lanyinglog.errors import (
 from lanyinglog.machine.producers import WINDOW
 from lanyinglog.record import parse_batch
 from lanyinglog.service import LogService, Ticket
-from lanyinglog.session.outbox import Outbox
+from lanyinglog.session.outbox import Outbox, sender_of
 from lanyinglog.session.subscription import Subscription
 from lanyinglog.topics import check_filter
 from lanyinglog.wire.connection import Connection, Role
@@ -144,16 +144,17 @@ class _Session:
         self._identity = identity
         self._limits = limits
         self._wire = Connection(Role.NODE)
-        self._outbox = Outbox(replies_bytes_max=limits.connection_outbox_bytes_max)
+        self._outbox = Outbox(replies_bytes_max=limits.connection_outbox_bytes_max, send_now=sender_of(stream))
         self._read_by = trio.current_time() + limits.handshake_s_max
         self._unacknowledged: deque[tuple[int, Ticket]] = deque()
-        self._publish_came = trio.lowlevel.ParkingLot()
         self._publish_ended = trio.lowlevel.ParkingLot()
         self._subscriptions: dict[int, Subscription] = {}
         self._turn = trio.Lock()
         self._slow_request = False
         self._work: trio.Nursery  # all tasks but the writer; open while requests are answered
         self._fault: LanyingError | None = None
+        self._served = False
+        self._when_settled = self._acknowledge  # one object, so that it is called once however many tickets settle
         self._answers: dict[type[Message], Callable[[int, Any], Awaitable[None]]] = {
             Hello: self._welcome,
             Publish: self._publish,
@@ -182,11 +183,11 @@ class _Session:
             try:
                 async with trio.open_nursery() as self._work:
                     nursery.start_soon(self._write, writing)
-                    self._work.start_soon(self._guard, self._acknowledge)
                     await self._guard(self._read)
                     self._work.cancel_scope.cancel()
                 stopping = False
             finally:
+                self._served = True
                 if stopping:
                     self._fault = ShuttingDown("the node is stopping")
                 if self._fault is not None:
@@ -221,20 +222,23 @@ class _Session:
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 self._work.cancel_scope.cancel()  # the client is gone
 
-    async def _acknowledge(self) -> None:
-        """Answer publishes as their tickets settle: one task in order, for batches commit in order too (P5)."""
-        while True:
-            while not self._unacknowledged:
-                await self._publish_came.park()
-            request, ticket = self._unacknowledged[0]
-            reply: Message
-            try:
-                reply = Acked.of(await ticket.wait())
-            except LanyingError as error:
-                reply = Error.of(error)
-            self._unacknowledged.popleft()
-            self._publish_ended.unpark()
-            self._reply(reply, request)
+    def _acknowledge(self) -> None:
+        """Answer publishes whose tickets are settled, in order, for batches commit in order too (P5). The log's loop
+        calls this, no task of the connection: what goes wrong is the connection's fault all the same."""
+        if self._served:
+            return
+        try:
+            frames: list[bytes] = []
+            while self._unacknowledged and (result := self._unacknowledged[0][1].result) is not None:
+                request, _ = self._unacknowledged.popleft()
+                reply = Error.of(result) if isinstance(result, LanyingError) else Acked.of(result)
+                frames.append(to_frame(reply, request))
+            if frames:
+                self._outbox.put_reply(b"".join(frames))
+                self._publish_ended.unpark()
+        except Exception:
+            _log.exception("a client connection ended by a defect")
+            self._fail(LanyingError("the node failed to serve this connection; its log has the reason"))
 
     # --------------------------------------------------------------------------------------------------- reading
     async def _read(self) -> None:
@@ -289,7 +293,7 @@ class _Session:
         await service.wait_room()
         ticket = service.submit(batch, received=trio.current_time())
         self._unacknowledged.append((request, ticket))
-        self._publish_came.unpark()
+        ticket.tell(self._when_settled)
 
     async def _subscribe(self, request: int, subscribe: Subscribe) -> None:
         service = self._service(subscribe.log)

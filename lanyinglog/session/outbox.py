@@ -4,18 +4,45 @@ Replies (acknowledgements, errors, answers) leave before pushes, joined into one
 at most one push that is already on its way, however much history other subscriptions of the connection are owed.
 Between pushes there is one slot; whoever wants it waits in line.
 
+As long as nothing waits, the writer is not woken for a frame: it goes to the system at once, by ``send_now``, and only
+what the system does not take (a client that reads slowly) is left to the writer.
+
 Bounds (P8): replies are never refused, so whoever causes them asks `wait_room` first; the slot holds one push.
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+
 import trio
 
 
-class Outbox:
-    """One writer calls `take`; everyone else puts. ``replies_bytes_max`` is where `wait_room` begins to wait."""
+def sender_of(stream: trio.abc.Stream) -> Callable[[bytes], int] | None:
+    """The ``send_now`` of an `Outbox` whose writer sends on ``stream``; None if it is no plain socket."""
+    if not isinstance(stream, trio.SocketStream):
+        return None
+    socket = stream.socket
 
-    def __init__(self, *, replies_bytes_max: int) -> None:
+    def send_now(data: bytes) -> int:
+        try:
+            return os.write(socket.fileno(), data)
+        except OSError:
+            return 0  # full, or broken, or closed: the writer finds out
+
+    return send_now
+
+
+class Outbox:
+    """One writer calls `take`; everyone else puts. ``replies_bytes_max`` is where `wait_room` begins to wait.
+
+    ``send_now(data)`` hands as much of ``data`` to the system as fits without waiting and returns how much, 0 if
+    that can't be done; None if there is no such way."""
+
+    def __init__(self, *, replies_bytes_max: int, send_now: Callable[[bytes], int] | None = None) -> None:
+        self._send_now = send_now
+        self._writer_waits = False
+        self._rest: bytes | None = None  # of a frame that has begun to leave
         self._replies_bytes_max = replies_bytes_max
         self._replies: list[bytes] = []
         self._replies_bytes = 0
@@ -26,7 +53,9 @@ class Outbox:
         self._taken = trio.lowlevel.ParkingLot()  # the owner of the push in the slot
 
     def put_reply(self, frame: bytes) -> None:
-        """Queue a reply behind the replies before it. Never blocks."""
+        """Send a reply, or queue it behind the replies before it. Never blocks."""
+        if self._nothing_waits and self._sent(frame):
+            return
         self._replies.append(frame)
         self._replies_bytes += len(frame)
         self._work.unpark()
@@ -37,11 +66,14 @@ class Outbox:
             await self._room.park()
 
     async def put_push(self, frame: bytes) -> None:
-        """Returns when the writer has taken ``frame``; if cancelled before, it will not be sent.
+        """Returns when ``frame`` was sent or the writer has taken it; if cancelled before, it will not be sent.
 
         One caller at a time: the turn of `subscription` sees to it.
         """
         assert self._push is None
+        if self.try_push(frame):
+            await trio.lowlevel.checkpoint()
+            return
         self._push = frame
         self._work.unpark()
         try:
@@ -51,6 +83,22 @@ class Outbox:
             if self._push is frame:
                 self._push = None
 
+    def try_push(self, frame: bytes) -> bool:
+        """Send ``frame`` if nothing else waits to be sent; whether it left, or has begun to."""
+        return self._nothing_waits and self._sent(frame)
+
+    @property
+    def _nothing_waits(self) -> bool:
+        return self._writer_waits and not self._replies and self._push is None and self._rest is None
+
+    def _sent(self, frame: bytes) -> bool:
+        """Whether all of ``frame`` was sent now, or some: then the writer sends the rest before all else."""
+        sent = 0 if self._send_now is None or self._finished else self._send_now(frame)
+        if 0 < sent < len(frame):
+            self._rest = frame[sent:]
+            self._work.unpark()
+        return sent > 0
+
     def finish(self) -> None:
         """Nothing more will be put: `take` ends when the replies are out."""
         self._finished = True
@@ -58,10 +106,17 @@ class Outbox:
 
     async def take(self) -> bytes | None:
         """What to write next; waits for it. None after `finish`."""
-        while not self._replies and self._push is None:
+        while not self._replies and self._push is None and self._rest is None:
             if self._finished:
                 return None
-            await self._work.park()
+            self._writer_waits = True
+            try:
+                await self._work.park()
+            finally:
+                self._writer_waits = False
+        if self._rest is not None:
+            rest, self._rest = self._rest, None
+            return rest
         if self._replies:
             chunk = self._replies[0] if len(self._replies) == 1 else b"".join(self._replies)
             self._replies.clear()

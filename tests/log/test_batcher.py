@@ -175,7 +175,7 @@ ACK = Ack(1, 1, 1)
 
 
 def test_the_first_word_counts() -> None:
-    ticket = Ticket(10.0)
+    ticket = Ticket(10.0, {})
     ticket.settle(ACK)
     ticket.settle(OutcomeUnknown("too late"))
     assert ticket.result is ACK
@@ -184,7 +184,7 @@ def test_the_first_word_counts() -> None:
 @pytest.mark.trio
 @pytest.mark.parametrize("before", [True, False], ids=["settled before it is waited for", "settled later"])
 async def test_whoever_waits_gets_the_result(before: bool) -> None:
-    ticket = Ticket(10.0)
+    ticket = Ticket(10.0, {})
     got: list[Ack] = []
 
     async def wait() -> None:
@@ -203,7 +203,7 @@ async def test_whoever_waits_gets_the_result(before: bool) -> None:
 
 @pytest.mark.trio
 async def test_an_error_is_raised_to_who_waits() -> None:
-    ticket = Ticket(10.0)
+    ticket = Ticket(10.0, {})
     ticket.settle(Busy("later"))
     with pytest.raises(Busy):
         await ticket.wait()
@@ -255,3 +255,24 @@ def test_what_a_lost_leadership_had_in_flight_takes_no_place_in_the_next() -> No
     batcher.lose_leadership(hint=None)
     batcher.submit(ONE, 0.0)
     assert batcher.may_propose
+
+
+def test_an_owner_is_told_once_of_all_that_was_settled() -> None:
+    batcher = Batcher(BatcherLimits())
+    told: list[str] = []
+    first, second = (lambda: told.append("first")), (lambda: told.append("second"))
+    tickets = [batcher.ticket(0.0) for _ in range(5)]
+    for ticket in tickets[:3]:
+        ticket.tell(first)
+    tickets[3].tell(second)
+    for ticket in tickets[:4]:
+        ticket.settle(ACK)
+    assert told == []
+    batcher.tell_settled()
+    assert told == ["first", "second"]
+    batcher.tell_settled()
+    assert told == ["first", "second"]
+    tickets[4].settle(ACK)
+    tickets[4].tell(first)
+    batcher.tell_settled()
+    assert told == ["first", "second", "first"]

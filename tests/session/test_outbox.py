@@ -88,3 +88,60 @@ async def test_a_writer_that_waits_hears_of_the_end() -> None:
         nursery.start_soon(write)
         await trio.testing.wait_all_tasks_blocked()
         outbox.finish()
+
+
+class System:
+    """Takes ``room`` bytes without waiting."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.got = b""
+
+    def send_now(self, data: bytes) -> int:
+        sent = min(self.room, len(data))
+        self.room -= sent
+        self.got += data[:sent]
+        return sent
+
+
+@pytest.mark.parametrize("room", range(17))
+async def test_what_leaves_at_once_and_what_the_writer_sends_are_one_stream(room: int) -> None:
+    system = System(room)
+    outbox = Outbox(replies_bytes_max=100, send_now=system.send_now)
+
+    async def write() -> None:
+        while (chunk := await outbox.take()) is not None:
+            system.got += chunk
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(write)
+        await trio.testing.wait_all_tasks_blocked()
+        for number in range(4):
+            outbox.put_reply(b"%d,." % number)
+            await outbox.put_push(b"p%d." % number)
+        outbox.finish()
+    assert system.got == b"0,.p0.1,.p1.2,.p2.3,.p3."
+
+
+async def test_nothing_overtakes_what_has_begun_to_leave() -> None:
+    system = System(2)
+    outbox = Outbox(replies_bytes_max=100, send_now=system.send_now)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(outbox.take)
+        await trio.testing.wait_all_tasks_blocked()
+        assert outbox.try_push(b"push")
+        system.room = 100
+        outbox.put_reply(b"reply")
+        assert not outbox.try_push(b"another")
+        assert system.got == b"pu"
+        outbox.finish()
+    assert await outbox.take() == b"reply"
+
+
+async def test_a_push_that_does_not_begin_to_leave_is_not_sent() -> None:
+    outbox = Outbox(replies_bytes_max=100, send_now=System(0).send_now)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(outbox.take)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not outbox.try_push(b"push")
+        outbox.finish()
