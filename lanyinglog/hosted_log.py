@@ -111,22 +111,31 @@ class HostedLog:
         while self.last_seq <= seq:
             await self._loop.wait_moved()
 
+    def read_now(self, *, after: int, filters: Sequence[str], messages_max: int, bytes_max: int) -> Page | None:
+        core = self._core
+        if self._loop.installing or after + 1 < self.first_seq or not core.tail.holds(after + 1):
+            return None
+        return core.tail.read(
+            after=after,
+            matches=matcher(filters),
+            purged=core.machine.topics.purged,
+            messages_max=messages_max,
+            bytes_max=bytes_max,
+        )
+
     async def read(self, *, after: int, filters: Sequence[str], messages_max: int, bytes_max: int) -> Page:
         self._check_readable(after)
         if after >= self.last_seq:
             return Page((), after, 0, 0)
-        matches = matcher(filters)
-        purged = self._core.machine.topics.purged
-        if self._core.tail.holds(after + 1):
-            return self._core.tail.read(
-                after=after, matches=matches, purged=purged, messages_max=messages_max, bytes_max=bytes_max
-            )
+        page = self.read_now(after=after, filters=filters, messages_max=messages_max, bytes_max=bytes_max)
+        if page is not None:
+            return page
         numbers = self._topic_numbers(filters)
         read = partial(
             self._history.read,
             after=after,
-            matches=matches,
-            purged=purged,
+            matches=matcher(filters),
+            purged=self._core.machine.topics.purged,
             topic_numbers=numbers,
             messages_max=messages_max,
             bytes_max=bytes_max,

@@ -100,6 +100,9 @@ class LogService(Protocol):
         at the end of the log it returns an empty page with ``through == max(after, last_seq)``. `CorruptEntry`;
         `Trimmed` if the message behind ``after`` is older than `first_seq`; `Busy` while a snapshot is installed."""
 
+    def read_now(self, *, after: int, filters: Sequence[str], messages_max: int, bytes_max: int) -> Page | None:
+        """Like `read`, if that needs not wait for a disk and raises nothing; else None."""
+
     async def wait_beyond(self, seq: int) -> None:
         """Returns when ``last_seq > seq``."""
 

@@ -61,6 +61,11 @@ def _flaw(token: str) -> str:
 
 def matcher(filters: Sequence[str]) -> Callable[[str], bool]:
     """A predicate: does a (valid) topic match one of ``filters``? Answers are cached for the last 4,096 topics."""
+    return _matcher(tuple(filters))
+
+
+@lru_cache(maxsize=256)
+def _matcher(filters: tuple[str, ...]) -> Callable[[str], bool]:
     if ">" in filters:
         return lambda topic: True
     exact = frozenset(pattern for pattern in filters if not _has_wildcard(pattern))

@@ -124,9 +124,18 @@ class MemoryLogService:
         while len(self._pending) >= self.pending_max:
             await self._room.wait()
 
+    def read_now(self, *, after: int, filters: Sequence[str], messages_max: int, bytes_max: int) -> Page | None:
+        try:
+            return self._read(after=after, filters=filters, messages_max=messages_max, bytes_max=bytes_max)
+        except LanyingError:
+            return None
+
     async def read(self, *, after: int, filters: Sequence[str], messages_max: int, bytes_max: int) -> Page:
         self.read_calls += 1
         await trio.lowlevel.checkpoint()
+        return self._read(after=after, filters=filters, messages_max=messages_max, bytes_max=bytes_max)
+
+    def _read(self, *, after: int, filters: Sequence[str], messages_max: int, bytes_max: int) -> Page:
         matches = matcher(filters)
         items: list[Item] = []
         messages = size = 0

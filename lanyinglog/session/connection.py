@@ -42,6 +42,7 @@ from lanyinglog.errors import (
 from lanyinglog.machine.producers import WINDOW
 from lanyinglog.record import parse_batch
 from lanyinglog.service import LogService, Ticket
+from lanyinglog.session.hub import Hub
 from lanyinglog.session.outbox import Outbox, sender_of
 from lanyinglog.session.subscription import Subscription
 from lanyinglog.topics import check_filter
@@ -103,14 +104,16 @@ async def serve_session(
     stream: trio.abc.Stream,
     services: Mapping[str, LogService],
     *,
+    hubs: Mapping[str, Hub],
     identity: NodeIdentity,
     limits: NodeLimits,
 ) -> None:
     """Serve one client over ``stream`` until it is done; closes the stream. Raises nothing but `trio.Cancelled`.
 
     ``services`` are the node's logs by name, at least one; the first is the one whose leader the welcome names.
+    ``hubs``, for each of them, run elsewhere.
     """
-    session = _Session(stream, services, identity, limits)
+    session = _Session(stream, services, hubs, identity, limits)
     try:
         said_why = await session.run()
         if said_why:
@@ -136,11 +139,13 @@ class _Session:
         self,
         stream: trio.abc.Stream,
         services: Mapping[str, LogService],
+        hubs: Mapping[str, Hub],
         identity: NodeIdentity,
         limits: NodeLimits,
     ) -> None:
         self._stream = stream
         self._services = services
+        self._hubs = hubs
         self._identity = identity
         self._limits = limits
         self._wire = Connection(Role.NODE)
@@ -303,6 +308,7 @@ class _Session:
         subscription = Subscription(
             request=request,
             service=service,
+            hub=self._hubs[subscribe.log],
             filters=subscribe.filters,
             next_seq=next_seq,
             last_seq=last_seq,

@@ -11,6 +11,7 @@ from lanyinglog.config import Limits
 from lanyinglog.errors import Busy
 from lanyinglog.service import LogService
 from lanyinglog.session.connection import LINGER_S_MAX, NodeIdentity, linger, serve_session
+from lanyinglog.session.hub import Hub
 from lanyinglog.wire.messages import Error, to_frame
 
 REFUSALS_MAX = 64
@@ -31,8 +32,11 @@ async def serve_clients(
 
     Closes the listeners in the end. Started with ``nursery.start`` it returns when connections are accepted.
     """
-    door = _Door(services, identity, limits)
+    hubs = {name: Hub(service) for name, service in services.items()}
+    door = _Door(services, hubs, identity, limits)
     async with trio.open_nursery() as nursery:
+        for hub in hubs.values():
+            nursery.start_soon(hub.run)
         await nursery.start(trio.serve_listeners, door.serve, list(listeners))
         task_status.started()
 
@@ -40,8 +44,11 @@ async def serve_clients(
 class _Door:
     """Counts who is inside."""
 
-    def __init__(self, services: Mapping[str, LogService], identity: NodeIdentity, limits: Limits) -> None:
+    def __init__(
+        self, services: Mapping[str, LogService], hubs: Mapping[str, Hub], identity: NodeIdentity, limits: Limits
+    ) -> None:
         self._services = services
+        self._hubs = hubs
         self._identity = identity
         self._limits = limits
         self._served = 0
@@ -54,7 +61,7 @@ class _Door:
         self._served += 1
         try:
             _keep_alive(stream)
-            await serve_session(stream, self._services, identity=self._identity, limits=self._limits)
+            await serve_session(stream, self._services, hubs=self._hubs, identity=self._identity, limits=self._limits)
         finally:
             self._served -= 1
 

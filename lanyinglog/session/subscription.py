@@ -1,7 +1,8 @@
 """One subscription of one connection: history, then the live log, in one loop without a seam.
 
-The loop reads the stretch behind its cursor; at the end of the log it waits for more. There is no other mode, so there
-is no switch from history to live in which a message could be lost or doubled.
+The loop reads the stretch behind its cursor. At the end of the log it waits in the `hub`, which sends on from that same
+cursor, or sends it back here. Both read with one cursor from one log, so there is no switch from history to live in
+which a message could be lost or doubled.
 
 Invariants
 1. ``told`` is the `through` of the last push; the next push has it as `prev` and so covers ``told + 1 .. through``.
@@ -15,6 +16,7 @@ began, and afterwards at most once every `PROGRESS_S`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import trio
@@ -22,12 +24,10 @@ import trio
 from lanyinglog.errors import ContinuityError, LanyingError
 from lanyinglog.record import MESSAGES_MAX
 from lanyinglog.service import Item, LogService, Page
+from lanyinglog.session.hub import PUSH_BYTES_MAX, Hub
 from lanyinglog.session.outbox import Outbox
 from lanyinglog.wire.messages import ITEM_HEAD_BYTES, Error, Unsubscribed, encode_push, to_frame
 
-PUSH_BYTES_MAX = 256 << 10
-"""A push's body: large enough that a message costs nothing, small enough that an acknowledgement behind it waits
-some milliseconds on a 1 Gbit/s link."""
 PROGRESS_S = 1.0
 
 
@@ -43,6 +43,7 @@ class Subscription:
         *,
         request: int,
         service: LogService,
+        hub: Hub,
         filters: Sequence[str],
         next_seq: int,
         last_seq: int,
@@ -53,9 +54,10 @@ class Subscription:
     ) -> None:
         self.request = request
         self._service = service
-        self._filters = tuple(filters)
-        self._cursor = next_seq - 1  # all up to here was looked at
-        self._told = next_seq - 1
+        self._hub = hub
+        self.filters = tuple(filters)
+        self.cursor = next_seq - 1  # all up to here was looked at
+        self.told = next_seq - 1
         self._catch_up_seq: int | None = last_seq  # until it was reached
         self._purged = 0  # messages that no push has told to be missing
         self._told_at = trio.current_time()
@@ -65,6 +67,8 @@ class Subscription:
         self._outbox = outbox
         self._turn = turn
         self._scope = trio.CancelScope()
+        self._roused = trio.Event()
+        self._patience = trio.CancelScope()  # of the wait at the head; ends when progress is to be told
 
     def give(self, messages: int, size: int) -> None:
         """More credit, in messages and bytes of push bodies."""
@@ -92,34 +96,63 @@ class Subscription:
     async def _step(self) -> None:
         while not self._has_credit:
             await self._credit_given.park()
-        if self._service.last_seq <= self._cursor and not await self._more_came():
-            async with self._turn:
-                await self._push((), self._cursor)
+        if self._service.last_seq <= self.cursor:
+            if await self._progress_came():
+                async with self._turn:
+                    await self._push((), self.cursor)
             return
         async with self._turn:
             page = await self._service.read(
-                after=self._cursor,
-                filters=self._filters,
+                after=self.cursor,
+                filters=self.filters,
                 messages_max=min(self._credit_messages, MESSAGES_MAX),
                 bytes_max=min(self._credit_bytes, PUSH_BYTES_MAX),
             )
-            if page.through < self._cursor:
-                raise ContinuityError(f"a page behind {self._cursor} ends at {page.through}")
+            if page.through < self.cursor:
+                raise ContinuityError(f"a page behind {self.cursor} ends at {page.through}")
             await self._push_page(page)
 
     @property
     def _has_credit(self) -> bool:
         return self._credit_messages > 0 and self._credit_bytes > 0
 
-    async def _more_came(self) -> bool:
-        """Waits for new messages; False if it is time to tell about progress first."""
-        if self._cursor == self._told:
-            await self._service.wait_beyond(self._cursor)
+    # ------------------------------------------------------------------------------------------- at the head of the log
+    async def _progress_came(self) -> bool:
+        """Lets the hub send until it can't; True if it is time to tell about progress."""
+        self._roused = trio.Event()
+        self._patience = trio.CancelScope()
+        self._limit_patience()
+        self._hub.add(self)
+        try:
+            with self._patience:
+                await self._roused.wait()
+        finally:
+            self._hub.discard(self)
+        return self._patience.cancelled_caught
+
+    def _limit_patience(self) -> None:
+        if self.cursor > self.told:
+            self._patience.deadline = self._told_at + PROGRESS_S
+
+    def rouse(self) -> None:
+        """The hub can't go on."""
+        self._roused.set()
+
+    def deliver(self, page: Page, frame: bytes) -> bool:
+        """See `hub.Follower`."""
+        if not page.items:
+            if self._catch_up_seq is not None:
+                return False  # that it has caught up is to be told
+            self.cursor = page.through
+            self._purged += page.purged
+            self._limit_patience()
             return True
-        with trio.move_on_at(self._told_at + PROGRESS_S):
-            await self._service.wait_beyond(self._cursor)
-            return True
-        return False
+        size = page.bytes + ITEM_HEAD_BYTES * len(page.items)
+        fits = page.messages <= self._credit_messages and size <= self._credit_bytes
+        if not fits or self._purged or not self._outbox.try_push(frame):
+            return False
+        self._has_told(page.through, page.messages, size)
+        return self._has_credit
 
     async def _push_page(self, page: Page) -> None:
         """The page as pushes, as far as credit goes; the rest is read again when there is more."""
@@ -130,27 +163,31 @@ class Subscription:
             if not self._has_credit:
                 return
         if not page.items:
-            self._cursor = page.through
+            self.cursor = page.through
             if self._progress_is_due:
-                await self._push((), self._cursor)
+                await self._push((), self.cursor)
             else:
                 await trio.lowlevel.checkpoint()  # pages may come from memory: let others run between them
 
     @property
     def _progress_is_due(self) -> bool:
-        caught_up = self._catch_up_seq is not None and self._cursor >= self._catch_up_seq
-        return self._cursor > self._told and (caught_up or trio.current_time() >= self._told_at + PROGRESS_S)
+        caught_up = self._catch_up_seq is not None and self.cursor >= self._catch_up_seq
+        return self.cursor > self.told and (caught_up or trio.current_time() >= self._told_at + PROGRESS_S)
 
     async def _push(self, items: Sequence[Item], through: int) -> None:
         purged, self._purged = self._purged, 0
-        frame, messages, size = encode_push(self.request, prev=self._told, through=through, items=items, purged=purged)
-        self._told = self._cursor = through
+        frame, messages, size = encode_push(self.request, prev=self.told, through=through, items=items, purged=purged)
+        self._has_told(through, messages, size)
+        await self._outbox.put_push(frame)
+
+    def _has_told(self, through: int, messages: int, size: int) -> None:
+        self.told = self.cursor = through
         self._told_at = trio.current_time()
+        self._patience.deadline = math.inf
         self._credit_messages -= messages
         self._credit_bytes -= size
         if self._catch_up_seq is not None and through >= self._catch_up_seq:
             self._catch_up_seq = None
-        await self._outbox.put_push(frame)
 
 
 def _last_seq(item: Item) -> int:

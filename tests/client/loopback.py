@@ -68,6 +68,11 @@ class Node(MemoryLogService):
             messages_max = 1
         return await self._log.read(after=after, filters=filters, messages_max=messages_max, bytes_max=bytes_max)
 
+    def read_now(self, *, after: int, filters: Sequence[str], messages_max: int, bytes_max: int) -> Any:
+        if self.damaged is not None or self.lag:
+            return None
+        return self._log.read_now(after=after, filters=filters, messages_max=messages_max, bytes_max=bytes_max)
+
     async def wait_beyond(self, seq: int) -> None:
         while self.last_seq <= seq:
             await self._log.wait_beyond(seq + self.lag)

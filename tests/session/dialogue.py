@@ -17,6 +17,7 @@ from lanyinglog.record import Message as LogMessage
 from lanyinglog.record import OutgoingMessage, decode_run, encode_batch, encode_run, parse_batch
 from lanyinglog.service import LogService
 from lanyinglog.session import NodeIdentity, serve_session
+from lanyinglog.session.hub import Hub
 from lanyinglog.wire.connection import Connection, Received, Role
 from lanyinglog.wire.messages import (
     Credit,
@@ -40,6 +41,7 @@ NEW = Start(Origin.NEW)
 PLENTY = 1 << 30
 PATIENCE_S = 5.0
 M = TypeVar("M", bound=Message)
+Pair = tuple[trio.abc.Stream, trio.abc.Stream]
 
 
 def batch(
@@ -58,6 +60,17 @@ def fill(service: MemoryLogService, batches: Sequence[bytes]) -> None:
     """Commits ``batches`` without a client."""
     for each in batches:
         service.submit(parse_batch(each), received=0.0)
+
+
+def memory_pair() -> Pair:
+    """What is sent waits in memory, without bound."""
+    return trio.testing.memory_stream_pair()
+
+
+def socket_pair() -> Pair:
+    """What is sent goes through the system, at once as long as its buffers last."""
+    left, right = trio.socket.socketpair()
+    return trio.SocketStream(left), trio.SocketStream(right)
 
 
 class Client:
@@ -180,21 +193,27 @@ class House:
     def __init__(self, nursery: trio.Nursery, services: Mapping[str, LogService], limits: config.Limits) -> None:
         self.nursery = nursery
         self.services = services
+        self.hubs = {name: Hub(service) for name, service in services.items()}
         self.limits = limits
+        for hub in self.hubs.values():
+            nursery.start_soon(hub.run)
         self.ended = 0
         self._one_ended = trio.Event()
         self._streams: list[trio.abc.Stream] = []
 
+    pair = staticmethod(memory_pair)
+    """Makes the two ends of a connection."""
+
     async def _serve(self, stream: trio.abc.Stream, scope: trio.CancelScope) -> None:
         with scope:
-            await serve_session(stream, self.services, identity=IDENTITY, limits=self.limits)
+            await serve_session(stream, self.services, hubs=self.hubs, identity=IDENTITY, limits=self.limits)
         self.ended += 1
         self._one_ended.set()
         self._one_ended = trio.Event()
 
     def stranger(self, *, lockstep: bool = False, scope: trio.CancelScope | None = None) -> Client:
         """A connection that has said nothing yet. ``lockstep``: nothing is buffered between the two sides."""
-        pair = trio.testing.lockstep_stream_pair() if lockstep else trio.testing.memory_stream_pair()
+        pair = trio.testing.lockstep_stream_pair() if lockstep else self.pair()
         self.nursery.start_soon(self._serve, pair[0], scope or trio.CancelScope())
         self._streams.append(pair[1])
         return Client(pair[1])

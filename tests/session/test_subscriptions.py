@@ -10,13 +10,14 @@ import pytest
 import trio
 import trio.testing
 from memory_service import MemoryLogService
-from session.dialogue import FIRST, NEW, PLENTY, batch, fill, house
+from session.dialogue import FIRST, NEW, PLENTY, House, batch, fill, house, memory_pair, socket_pair
 
 from lanyinglog import config
 from lanyinglog.errors import CorruptEntry
 from lanyinglog.record import Message, parse_batch
 from lanyinglog.service import Page
-from lanyinglog.session.subscription import PROGRESS_S, PUSH_BYTES_MAX
+from lanyinglog.session.hub import PUSH_BYTES_MAX
+from lanyinglog.session.subscription import PROGRESS_S
 from lanyinglog.topics import matcher
 from lanyinglog.wire.messages import (
     Acked,
@@ -34,6 +35,13 @@ from lanyinglog.wire.messages import (
 )
 
 pytestmark = pytest.mark.trio
+
+
+@pytest.fixture(autouse=True, params=[memory_pair, socket_pair], ids=["in memory", "over sockets"])
+def streams(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over sockets pushes leave at once, by the hub, as long as the system takes them."""
+    monkeypatch.setattr(House, "pair", staticmethod(request.param))
+
 
 TOPICS = ["orders.eu", "orders.us", "orders.eu.paris", "payments"]
 
@@ -235,6 +243,22 @@ async def test_credit_in_bytes_is_overdrawn_by_less_than_one_run() -> None:
         assert await client.is_served()
         await reader.give(0, 1)
         assert len((await reader.push()).items) == 1
+
+
+@pytest.mark.parametrize("bounds", [{"messages": 3}, {"size": 100}], ids=repr)
+async def test_credit_holds_at_the_head_of_the_log(bounds: dict[str, int]) -> None:
+    service = MemoryLogService()
+    async with house(service) as at:
+        client = await at.client()
+        reader = await client.subscribe(**bounds)
+        other = await (await at.client()).subscribe()
+        await trio.testing.wait_all_tasks_blocked()
+        fill(service, [batch(number, "t", size=10) for number in range(1, 11)])
+        assert len(await other.messages(10)) == 10
+        push = await reader.push()
+        assert push.messages <= 3
+        assert sum(len(item.run) for item in push.items[:-1]) < 100
+        assert await client.is_served(), "no other push comes before the answer"
 
 
 async def test_credit_holds_for_its_own_subscription() -> None:
