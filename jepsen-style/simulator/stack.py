@@ -35,6 +35,7 @@ from lanyinglog.record import BatchView, parse_batch
 from lanyinglog.service import Ack
 from lanyinglog.session import NodeIdentity, serve_session
 from lanyinglog.session import connection as session_module
+from lanyinglog.session.hub import Hub
 from lanyinglog.store.log_store import Writes
 from lanyinglog.wire.frames import FrameDecoder
 from lanyinglog.wire.messages import FRAME_BYTES_MAX, Acked, Publish, from_frame, to_frame
@@ -255,6 +256,9 @@ class StackNode(Node):
         try:
             with self.scope:
                 async with trio.open_nursery() as self.tasks:
+                    hub = Hub(self.hosted)
+                    self.hubs = {"main": hub}
+                    self.tasks.start_soon(hub.run)
                     await self.loop.run()
             if life == self.life:
                 await self.loop.finish()
@@ -332,7 +336,9 @@ class StreamDoors:
             stream = self._streams[connection] = ByteStream(node, connection)
             identity = NodeIdentity(node.name, "sim")
             services = {"main": node.hosted}
-            node.tasks.start_soon(lambda: serve_session(stream, services, identity=identity, limits=Limits()))
+            node.tasks.start_soon(
+                lambda: serve_session(stream, services, hubs=node.hubs, identity=identity, limits=Limits())
+            )
         stream.feed(*message)
 
     def hang_up(self, connection: Connection) -> None:
@@ -390,6 +396,17 @@ class ByteStream(trio.abc.HalfCloseableStream):
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         await trio.lowlevel.checkpoint()
+        self._sent(data)
+
+    def send_now(self, data: bytes) -> int:
+        """As a system that takes nothing now, or a part, or all."""
+        if not self._node.alive:
+            return 0
+        taken: int = self._node.world.source.choice((0, len(data) // 2, len(data), len(data)))
+        self._sent(data[:taken])
+        return taken
+
+    def _sent(self, data: bytes | bytearray | memoryview) -> None:
         node = self._node
         self._decoder.feed(data)
         while (frame := self._decoder.next_frame()) is not None:

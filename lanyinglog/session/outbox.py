@@ -19,9 +19,10 @@ import trio
 
 
 def sender_of(stream: trio.abc.Stream) -> Callable[[bytes], int] | None:
-    """The ``send_now`` of an `Outbox` whose writer sends on ``stream``; None if it is no plain socket."""
+    """The ``send_now`` of an `Outbox` whose writer sends on ``stream``: a plain socket has one, and a
+    stream may have one of its own; else None."""
     if not isinstance(stream, trio.SocketStream):
-        return None
+        return getattr(stream, "send_now", None)
     socket = stream.socket
 
     def send_now(data: bytes) -> int:
