@@ -22,6 +22,7 @@ from lanyinglog.errors import StorageFull
 from lanyinglog.log_core import LogCore
 from lanyinglog.machine.members import Members
 from lanyinglog.raft.messages import PeerMessage
+from lanyinglog.raft.repair import News
 from lanyinglog.store.log_store import LogStore, Writes
 
 STORAGE_RETRY_S = 0.5
@@ -127,6 +128,13 @@ class CommitLoop:
         if members != self._members:
             self._members = members
             self._members_changed(*members)
+        for news, index, peer in core.replica.repair.take_news():
+            if news is News.MENDED:
+                log.info("entry_mended", index=index, by=peer)
+            elif news is News.LOST:
+                log.error("entry_lost", index=index)
+            else:
+                log.error("entry_damaged", index=index)
         core.batcher.tell_settled()  # behind the messages: a follower's disk has more to do than a producer
         self._turned.unpark_all()
         leader = (core.replica.engine.term, core.replica.engine.leader)

@@ -124,6 +124,8 @@ class Limits:
     """Bytes framed for one peer and not yet taken by its socket; a slow follower is then sent nothing more."""
     store_bytes_max: int = 64 << 30
     """Address space of the store; the file grows as needed, a full one declines writes as a full disk does."""
+    scrub_bytes_s_max: int = 1 << 20
+    """How fast a node reads its log again to find damage, bytes a second: 1 MiB/s is 84 GiB a day."""
 
     def __post_init__(self) -> None:
         for one in fields(self):

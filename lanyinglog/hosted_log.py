@@ -16,6 +16,7 @@ from lanyinglog.log_core import LogCore
 from lanyinglog.machine import retention
 from lanyinglog.machine.purge import Purge
 from lanyinglog.record import BatchView
+from lanyinglog.scrub import Scrub
 from lanyinglog.service import Page, TopicStat
 from lanyinglog.store.log_store import LogStore
 from lanyinglog.tail import History
@@ -25,6 +26,13 @@ HISTORY_READERS_MAX = 4
 """Threads that read history at once; more would only make the disk seek."""
 INDEXED_TOPICS_MAX = 64
 """A filter that matches more topics than this reads every block: the index would hardly skip any."""
+MEND_S_MAX = 2.0
+"""How long a reader waits for a damaged entry to be fetched again."""
+MENDED_PER_READ_MAX = 64
+DAMAGED_TOLD = 16
+"""Entries that a status names as damaged."""
+SCRUB_PAUSE_S = 5.0
+"""Between two passes over the log."""
 LAG_ENTRIES_TOLD = 100
 """Entries by which a node must be behind to say so; what is on its way is less."""
 
@@ -145,13 +153,42 @@ class HostedLog:
     async def _read_history(self, read: Callable[[], T], after: int) -> T:
         """Reads in a thread. While it reads, the front of the log may go, or all of it for a snapshot's sake: what it
         then missed is no damage, and what it then skipped must not pass for nothing."""
-        try:
-            found = await trio.to_thread.run_sync(read, limiter=self._readers)
-        except (KeyError, CorruptEntry):
+        for _ in range(MENDED_PER_READ_MAX):
+            try:
+                found = await trio.to_thread.run_sync(read, limiter=self._readers)
+            except (KeyError, CorruptEntry) as error:
+                self._check_readable(after)
+                if isinstance(error, CorruptEntry) and await self.mend(error):
+                    continue
+                raise
             self._check_readable(after)
-            raise
-        self._check_readable(after)
-        return found
+            return found
+        raise Busy("this node is mending its log; another one has it")
+
+    async def mend(self, damage: CorruptEntry) -> bool:
+        """Have a damaged entry fetched from another node; whether it can be read again, within `MEND_S_MAX`."""
+        core = self._core
+        if not core.want_repair(damage):
+            return False
+        index = int(damage.hint or 0)
+        self._loop.wake()
+        with trio.move_on_after(MEND_S_MAX):
+            while core.replica.repair.is_wanted(index):
+                await self._loop.wait_turn()
+            return True
+        return False
+
+    async def scrub(self, bytes_s: float) -> None:
+        """Read the log for ever, ``bytes_s`` bytes a second, and have what is damaged mended."""
+        scrub = Scrub(self._store)
+        limiter = trio.CapacityLimiter(1)
+        while True:
+            size = 0
+            if not self._loop.installing:
+                damage, size = await trio.to_thread.run_sync(scrub.step, limiter=limiter)
+                if damage is not None and self._core.want_repair(damage):
+                    self._loop.wake()
+            await trio.sleep(size / bytes_s if size else SCRUB_PAUSE_S)
 
     def _check_readable(self, after: int) -> None:
         if self._loop.installing:
@@ -249,6 +286,7 @@ class HostedLog:
             "durable": journal.durable_index,
             "storage_full": self._core.storage_full,
             "file_bytes": self._store.bytes_used(),
+            "damaged": self._core.replica.repair.damaged[:DAMAGED_TOLD],
             "catch_up": self._catch_up(),
             "peers": self._peer_status(),
             "health": self._health(),

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from lanyinglog.batcher import Batcher, BatcherLimits, Proposal, Ticket
-from lanyinglog.errors import Busy, NotLeader, StorageFull
+from lanyinglog.errors import Busy, CorruptEntry, NotLeader, StorageFull
 from lanyinglog.machine.commands import (
     KIND_BATCH,
     KIND_MEMBERS,
@@ -327,6 +327,8 @@ class LogCore:
     def begin_write(self, *, checkpoint: bool = False) -> Writes:
         """All changes as one transaction, with derived state if that is due or asked for."""
         trim = self.trimmer.step(self._trim_goal(), bytes_added=self.replica.journal.unsaved_bytes)
+        if self.trimmer.damage is not None:
+            self.want_repair(self.trimmer.damage)
         taken = None
         if checkpoint or self._checkpoint_is_due:
             taken = self.machine.take_checkpoint()
@@ -346,6 +348,7 @@ class LogCore:
             self.trimmer.checkpointed(writes.checkpoint.applied, self._checkpoint_first_index)
             if self._checkpoint_end_bytes - self._retention_end_bytes >= self._limit_share:
                 self._retention_at = now
+        self.trimmer.mended(mend.entry.index for mend in writes.mends)
         self.replica.end_write(now)
         self._notice_leadership()
 
@@ -358,6 +361,10 @@ class LogCore:
     def first_seq(self) -> int:
         """The oldest message that can be read."""
         return self.trimmer.first_seq
+
+    def want_repair(self, damage: CorruptEntry) -> bool:
+        """Have what ``damage`` names fetched again from the other nodes; whether that is possible."""
+        return damage.hint is not None and self.replica.repair.want(int(damage.hint))
 
     # -------------------------------------------------------------------------------------------------- outputs
     def take_outbox(self) -> list[Outgoing]:

@@ -161,6 +161,7 @@ async def _run_log(
         nursery.start_soon(loop.run)
         nursery.start_soon(network.run, peer_listeners)
         nursery.start_soon(step_aside_when_full, loop, hosted)
+        nursery.start_soon(hosted.scrub, limits.scrub_bytes_s_max)
         identity = NodeIdentity(config.node, config.cluster)
         serve = partial(serve_clients, client_listeners, {LOG_NAME: hosted}, identity=identity, limits=limits)
         await nursery.start(serve)

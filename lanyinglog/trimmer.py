@@ -19,6 +19,8 @@ Invariants
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from lanyinglog.errors import CorruptEntry
 from lanyinglog.machine.retention import LogExtent, TrimPoint, trim_point
 from lanyinglog.machine.state_machine import StateMachine
@@ -42,8 +44,8 @@ class Trimmer:
         self.base.load(first - 1, store.base_rows(first))
         self._goal = machine.first_index
         self._checkpointed = store.applied()
-        self.stuck: str | None = None
-        """Why nothing is removed any more, in words."""
+        self.damage: CorruptEntry | None = None
+        """What can't be read, so that nothing is removed until it is mended."""
 
     @property
     def first_seq(self) -> int:
@@ -98,6 +100,16 @@ class Trimmer:
         limit = self._machine.retention.bytes
         return UNLIMITED_EXCESS_BYTES_MAX if limit is None else limit // 4
 
+    @property
+    def stuck(self) -> str | None:
+        """Why nothing is removed any more, in words."""
+        return None if self.damage is None else self.damage.message
+
+    def mended(self, indexes: Iterable[int]) -> None:
+        """These entries can be read again."""
+        if self.damage is not None and self.damage.hint in {str(index) for index in indexes}:
+            self.damage = None
+
     def step(self, goal: int, *, bytes_added: int) -> Trim | None:
         """The next entries to remove, up to ``goal`` (exclusive); None if there are none."""
         base = self.base
@@ -107,7 +119,7 @@ class Trimmer:
         try:
             entries = self._store.entries(base.applied + 1, last, bytes_max=max(STEP_BYTES_MAX, 2 * bytes_added))
         except CorruptEntry as error:
-            self.stuck = error.message
+            self.damage = error
             return None
         for entry in entries:
             base.apply(entry.index, entry.command)

@@ -16,7 +16,7 @@ FLOORS: dict[str, int] = {
     **dict.fromkeys(("store", "wire"), 1),
     "machine": 2,
     "raft": 3,
-    **dict.fromkeys(("batcher", "commit_loop", "tail", "trimmer", "log_core", "hosted_log", "health"), 4),
+    **dict.fromkeys(("batcher", "commit_loop", "tail", "trimmer", "scrub", "log_core", "hosted_log", "health"), 4),
     "session": 5,
     **dict.fromkeys(("cli", "node", "client", "sync", "__main__"), 6),
 }

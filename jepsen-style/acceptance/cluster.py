@@ -153,6 +153,10 @@ class Cluster:
         """The file that holds a node's log."""
         return self.directory / node / "data" / "main" / "data.mdb"
 
+    def log_file(self, node: str) -> Path:
+        """What a node says of itself."""
+        return self.directory / node / "node.log"
+
 
 def memory_bytes(pid: int) -> int:
     """What is in a process's memory and not in files: the database file, mapped, does not count."""

@@ -11,7 +11,13 @@ from contextlib import contextmanager, nullcontext
 from multiprocessing import get_context
 from typing import Any
 
-from simulator import defects_log, defects_membership, defects_raft, defects_retention  # noqa: F401  # they register themselves
+from simulator import (  # noqa: F401  # they register themselves
+    defects_log,
+    defects_membership,
+    defects_raft,
+    defects_repair,
+    defects_retention,
+)
 from simulator.defects import DEFECTS
 from simulator.history import Violation
 from simulator.world import Outcome, simulate

@@ -16,9 +16,10 @@ from pathlib import Path
 
 from lanyinglog.errors import StorageFull
 from lanyinglog.store.environment import LmdbStore
-from lanyinglog.store.log_store import HardState, LogStore, Writes
+from lanyinglog.store.log_store import HardState, LogStore, Mend, Writes
 from lanyinglog.store.memory import MemoryDisk, MemoryStore
 from lanyinglog.store.state import State
+from simulator.history import Violation
 
 MAP_BYTES = 1 << 28
 
@@ -49,6 +50,7 @@ class Disk:
         self.slow = 1.0
         self.damaged: set[int] = set()
         """Entries with flipped bits."""
+        self.mended = 0
         self._source = source
         self._directory = directory
         self._content = _empty()
@@ -99,6 +101,8 @@ class Disk:
         if writes.install is not None:
             self.about_to_install(writes.install[0].index)
         self._store.write(writes)
+        for mend in writes.mends:
+            self._check_mend(mend)
         if writes.truncate_from is not None:
             for index in range(writes.truncate_from, self.last + 1):
                 self.synced.pop(index, None)
@@ -117,6 +121,15 @@ class Disk:
             self.synced = {entry.index: (entry.term, entry.crc) for entry in writes.install}
             self.last = writes.install[-1].index
             self.damaged.clear()
+
+    def _check_mend(self, mend: Mend) -> None:
+        entry = mend.entry
+        if self.synced.get(entry.index) != (entry.term, entry.crc):
+            words = f"{self.node} mends entry {entry.index} with one that it never had"
+            raise Violation("what is mended is as it was", words, ("node", self.node), ("entry", entry.index))
+        if entry.index in self.damaged:
+            self.damaged.discard(entry.index)
+            self.mended += 1
 
     def _forget_below(self, first: int) -> None:
         for index in range(self.first, first):

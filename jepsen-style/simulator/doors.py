@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lanyinglog.batcher import Ticket
-from lanyinglog.errors import LanyingError, Outcome, Trimmed
+from lanyinglog.errors import CorruptEntry, LanyingError, Outcome, Trimmed
 from lanyinglog.record import BatchView, parse_batch
 from lanyinglog.service import Ack, Page
 from lanyinglog.tail import History
@@ -204,9 +204,17 @@ class Doors:
             if ">" not in subscription.filters:
                 numbers = core.machine.topics.numbers({n for n in core.machine.topics.names() if matches(n)})
             history = History(self._node.store)
-            page = history.read(
-                after=after, matches=matches, purged=core.machine.topics.purged, topic_numbers=numbers, **bounds
-            )
+            try:
+                page = history.read(
+                    after=after, matches=matches, purged=core.machine.topics.purged, topic_numbers=numbers, **bounds
+                )
+            except CorruptEntry as damage:
+                if not core.want_repair(damage):
+                    raise
+                self._node.wake()
+                subscription.reading = True
+                self._node.post(core.replica.election_timeout_s, self._read_page, subscription, False)
+                return
         self._push(subscription, page)
         self._read(subscription)
 

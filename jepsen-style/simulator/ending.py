@@ -50,6 +50,7 @@ class Ending:
             self._leader_is_cut_off()
         if world.plan.changes_members:
             self._within("it is known who belongs", world.members.settle)
+        self._within("what was damaged is mended", self._is_mended)
         self._within("all nodes have the same log", self._is_even)
         self._check_state()
         self._check_bases()
@@ -89,6 +90,21 @@ class Ending:
         applied = {node.core.machine.applied if node.alive else -2 for node in nodes}
         joined = all(node.alive and not node.installing and node.disk.joined for node in nodes)
         return last == applied and len(last) == 1 and joined
+
+    def _is_mended(self) -> bool:
+        """On the disks of nodes that are up and belong. What no checkpoint covers yet may wait for the next one, and
+        what all others have trimmed meanwhile can't be had any more."""
+        running = [node for node in self._world.nodes.values() if node.alive and not node.installing]
+        up = [node for node in running if node.name in node.core.members.table]
+        return not any(
+            self._has(node, index) and any(self._has(other, index) and index not in other.disk.damaged for other in up)
+            for node in up
+            for index in node.disk.damaged
+        )
+
+    @staticmethod
+    def _has(node: Node, index: int) -> bool:
+        return node.store.bounds()[0] <= index <= node.store.applied()
 
     def _all_read(self) -> bool:
         last = len(self._world.ledger.messages)

@@ -17,6 +17,7 @@ from lanyinglog.log_core import LogCore
 from lanyinglog.machine.members import Members
 from lanyinglog.raft.guard import Diverged
 from lanyinglog.raft.messages import PeerMessage
+from lanyinglog.scrub import Scrub
 from lanyinglog.store.log_store import LogStore, Writes
 from simulator.disk import Disk
 from simulator.doors import Doors
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 LATENESS_S = 0.001
 """As in `commit_loop`."""
 STORAGE_RETRY_S = 0.5
+SCRUB_EVERY = 0.5
 DEADLINE_S = 10.0
 """As `BatcherLimits` has it, at an election timeout of one second: it scales with it."""
 
@@ -150,6 +152,20 @@ class Node:
     def begin(self) -> None:
         """The loop's first turn."""
         self.wake()
+        self.begin_scrub()
+
+    def begin_scrub(self) -> None:
+        """As `HostedLog.scrub`: read on, now and then."""
+        scrub = Scrub(self.store)
+
+        def step() -> None:
+            if not self.installing:
+                damage, _ = scrub.step()
+                if damage is not None and self.core.want_repair(damage):
+                    self.wake()
+            self.post(SCRUB_EVERY * self.world.plan.timing.election_timeout_s, step)
+
+        self.post(self.world.source.random() * self.world.plan.timing.election_timeout_s, step)
 
     def _refuse_to_start(self, error: Exception) -> None:
         if not self.disk.damaged:
@@ -433,6 +449,7 @@ class Node:
             values.append(f"trim={writes.trim.first}")
         if writes.joined:
             values.append("joined")
+        values += [("mend", mend.entry.index) for mend in writes.mends]
         if writes.stage is not None:
             values.append(f"stage={len(writes.stage.rows)} of {writes.stage.head}")
         if writes.install is not None:

@@ -245,6 +245,7 @@ class StackNode(Node):
         )
         self.scope = trio.CancelScope()
         self.nursery.start_soon(self._live, self.life)
+        self.begin_scrub()
 
     def _renew(self) -> LogCore:
         self.world.count("installation")

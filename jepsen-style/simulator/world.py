@@ -195,6 +195,9 @@ def simulate_plan(plan: Plan, source: random.Random, *, trace: bool = False, dig
     finally:
         world.close()
     faults = dict(world.faults_seen)
+    mended = sum(node.disk.mended for node in world.nodes.values())
+    if mended:
+        faults["entry mended"] = mended
     faults.update({f"message {name}": count for name, count in world.network.counts.items() if count})
     faults.update({f"run {words}": 1 for name, words in _KINDS.items() if getattr(plan, name)})
     faults[f"run of {plan.nodes} nodes"] = 1

@@ -5,8 +5,8 @@ an answer to what it sent last from one that was overtaken (audit 4, 7). Entries
 each with the CRC32C it got when the leader made it; the receiver checks it before anything looks inside.
 
 Body of an append frame, little-endian, for each entry: u64 index, u64 term, u32 CRC32C, u32 length, command bytes.
-Body of a chunk frame: u32 number of rows; for each u16 length of its key, u32 length of the row, u32 CRC32C of key and
-row, key, row; then entries as in an append.
+Body of a chunk frame, and of a copy frame: u32 number of rows; for each u16 length of its key, u32 length of the row,
+u32 CRC32C of key and row, key, row; then entries as in an append.
 """
 
 from __future__ import annotations
@@ -202,6 +202,26 @@ class Joined:
     departed: Names = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What do you have stored as entry ``index``? The sender can't read its own (`repair`)."""
+
+    kind: ClassVar[int] = 149
+    term: int
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """Answer to a `Wanted`: the stored entry and one row, its record; or neither."""
+
+    kind: ClassVar[int] = 150
+    term: int
+    index: int
+    rows: tuple[tuple[bytes, bytes], ...] = ()
+    entries: tuple[Entry, ...] = ()
+
+
 PeerMessage = (
     Append
     | Appended
@@ -218,6 +238,8 @@ PeerMessage = (
     | Chunk
     | Join
     | Joined
+    | Wanted
+    | Copy
 )
 _CLASSES: tuple[type[Any], ...] = (
     Append,
@@ -235,6 +257,8 @@ _CLASSES: tuple[type[Any], ...] = (
     Chunk,
     Join,
     Joined,
+    Wanted,
+    Copy,
 )
 _BY_KIND: dict[int, type[Any]] = {cls.kind: cls for cls in _CLASSES}
 _WORDS: dict[str, type] = {"int": int, "bool": bool, "bytes": bytes, "Names": tuple}
@@ -248,10 +272,10 @@ _TYPES: dict[int, dict[str, type]] = {
 def to_parts(message: PeerMessage) -> tuple[int, dict[str, Any], Sequence[bytes]]:
     """``message`` as a frame's kind, header and body parts."""
     header = {name: getattr(message, name) for name in _TYPES[message.kind]}
-    if not isinstance(message, Append | Chunk):
+    if not isinstance(message, Append | Chunk | Copy):
         return message.kind, header, ()
     body: list[bytes] = []
-    if isinstance(message, Chunk):
+    if isinstance(message, Chunk | Copy):
         body.append(_COUNT.pack(len(message.rows)))
         for key, row in message.rows:
             body += (_ROW.pack(len(key), len(row), google_crc32c.value(key + row)), key, row)
@@ -271,6 +295,9 @@ def from_parts(kind: int, header: Mapping[str, Any], body: bytes) -> PeerMessage
     if cls is Chunk:
         rows, at = _rows(body)
         return Chunk(**values, rows=rows, entries=_entries(body[at:], after=values["first"] - 1))
+    if cls is Copy:
+        rows, at = _rows(body)
+        return Copy(**values, rows=rows, entries=_entries(body[at:], after=values["index"] - 1))
     if body:
         raise ProtocolError(f"a {cls.__name__} frame with a body")
     message: PeerMessage = cls(**values)

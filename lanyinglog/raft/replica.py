@@ -35,6 +35,7 @@ from lanyinglog.raft.membership import Membership
 from lanyinglog.raft.messages import (
     Appended,
     Chunk,
+    Copy,
     Fetch,
     Join,
     Joined,
@@ -45,8 +46,10 @@ from lanyinglog.raft.messages import (
     TimeoutNow,
     Vote,
     VoteRequest,
+    Wanted,
 )
 from lanyinglog.raft.outgoing import Outgoing
+from lanyinglog.raft.repair import Repair
 from lanyinglog.raft.snapshots import SnapshotSink, SnapshotSource
 from lanyinglog.store.log_store import Checkpoint, Entry, LogStore, Trim, Writes
 
@@ -119,8 +122,8 @@ class Replica:
         self._probe_at = now
         self._was_leader, self._led_since = False, now
         self._handover: _Handover | None = None
-        self.source = SnapshotSource(store)
-        self.sink = SnapshotSink(self.journal)
+        self.source, self.sink = SnapshotSource(store), SnapshotSink(self.journal)
+        self.repair = Repair(store)
         number = int(uniform(1, 1 << 62)) if newcomer else 0
         joining = Joining(node=node, peers=self.guard.peers, number=number, fresh=node not in voters)
         self.joining = joining if newcomer else None
@@ -144,6 +147,12 @@ class Replica:
     def receive(self, sender: str, message: PeerMessage, now: float) -> None:
         """A message of a peer, checked for form by `messages.from_parts`, in any order and any number of times."""
         if self._has_left(sender) or self._is_deaf_to(sender, message, now):
+            return
+        if isinstance(message, Wanted):
+            self._send(sender, self.repair.answer(message))
+            return
+        if isinstance(message, Copy):
+            self.repair.arrived(sender, message, now)
             return
         term_before = self.engine.term
         self.guard.leader_contact_at = None
@@ -272,6 +281,8 @@ class Replica:
             self.guard.retry_silent(now, silence_s=self._timing.election_timeout_s)
             if self.leads:
                 self.engine.send_soon()
+            for peer, question in self.repair.questions(list(self.guard.peers), self.engine.term, now):
+                self._send(peer, question)
         if self._may_tick():
             self.engine.tick(now)
             self._follow_members()
@@ -417,7 +428,8 @@ class Replica:
     @property
     def wants_write(self) -> bool:
         """Whether something must reach the disk and no write is under way."""
-        return (self.journal.dirty or self.sink.wants_write) and not self.journal.writing
+        due = self.journal.dirty or self.sink.wants_write or self.repair.wants_write
+        return due and not self.journal.writing
 
     def begin_write(self, checkpoint: Checkpoint | None = None, trim: Trim | None = None) -> Writes:
         """All changes so far as one transaction; ``checkpoint`` and ``trim`` may go with it."""
@@ -428,11 +440,14 @@ class Replica:
             self.guard.log_trimmed()
         writes = self.journal.begin_write(checkpoint)
         joined, self._joined_due = self._joined_due, False
-        return replace(writes, trim=trim, joined=joined, stage=stage, install=install)
+        # The store mends before it trims: by what is stored, not by where the log begins behind this write.
+        mends = () if install is not None else self.repair.begin_write()
+        return replace(writes, trim=trim, joined=joined, stage=stage, install=install, mends=mends)
 
     def end_write(self, now: float) -> None:
         """The transaction is on disk: count it, and let out what waited for it (at the next `take_outbox`)."""
         self.journal.end_write()
+        self.repair.end_write()
         asked = self.sink.end_write(self.engine.term, now)
         if asked is not None:
             self._send(*asked)

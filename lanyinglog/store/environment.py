@@ -45,6 +45,7 @@ from lanyinglog.store.log_store import (
     Trim,
     Writes,
 )
+from lanyinglog.store.mending import put_mends
 from lanyinglog.store.pages import check_pages
 from lanyinglog.store.room import FULL, PAGES_PER_TRANSACTION, Room, pages_at_most
 from lanyinglog.store.search import find_seq, find_time
@@ -229,6 +230,8 @@ class LmdbStore:
         return self._end(0) - used * self._page_bytes
 
     def _put(self, txn: lmdb.Transaction[bytes], writes: Writes, after: State) -> State:
+        if writes.mends and not put_mends(txn, self._databases, self._state, writes.mends):
+            raise StoreError(f"{self.directory} is damaged: a page has keys that do not belong there")
         if writes.truncate_from is not None:
             for index in range(writes.truncate_from, self._state.last + 1):
                 txn.delete(layout.index_key(index), db=self._entries)

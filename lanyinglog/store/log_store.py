@@ -137,6 +137,14 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True)
+class Mend:
+    """What belongs in the place of a stored, applied entry that is damaged: it and its record, as they were."""
+
+    entry: Entry
+    record: EntryRecord
+
+
+@dataclass(frozen=True, slots=True)
 class Writes:
     """One transaction: first drop all entries from ``truncate_from`` on, then append ``entries``, then the rest, in the
     order of the fields.
@@ -144,6 +152,7 @@ class Writes:
     ``entries`` continue the log that truncation leaves, without a gap. An empty `Writes` is still a sync. ``joined``:
     from now on this node may vote. ``install``: the staged snapshot is whole, and with these entries, its first two, it
     replaces the log; from here on the store does nothing else before `LogStore.install_step` says that it is done.
+    ``mends`` take the place of what is stored; if more than these values is damaged, `write` raises `StoreError`.
     """
 
     truncate_from: int | None = None
@@ -154,6 +163,7 @@ class Writes:
     joined: bool = False
     stage: Stage | None = None
     install: Sequence[Entry] | None = None
+    mends: Sequence[Mend] = ()
 
 
 class LogStore(Protocol):

@@ -129,6 +129,9 @@ class MemoryStore:
 
     def _put(self, writes: Writes, after: State) -> None:
         disk = self.disk
+        for mend in writes.mends:
+            disk.entries[mend.entry.index] = layout.encode_entry(mend.entry)
+            disk.records[mend.record.index] = mend.record
         if writes.truncate_from is not None:
             for index in range(writes.truncate_from, disk.state.last + 1):
                 disk.entries.pop(index)

@@ -67,6 +67,7 @@ class Room:
 def pages_at_most(writes: Writes, page_bytes: int) -> int:
     """The pages that ``writes`` may take. An entry that is trimmed changes a leaf; the pages of its value are freed."""
     pages = PAGES_PER_TRANSACTION + _of_entries(writes.entries, page_bytes)
+    pages += _of_entries([mend.entry for mend in writes.mends], page_bytes) + len(writes.mends)
     if writes.checkpoint is not None:
         checkpoint = writes.checkpoint
         pages += len(checkpoint.postings) + len(checkpoint.records) + _of_rows(checkpoint.rows, page_bytes)

@@ -78,6 +78,9 @@ def advance(state: State, writes: Writes) -> State:
     # Clamped when written, not when read: a commit index above the log's end must not come true by later appends.
     hard = replace(hard, commit=min(hard.commit, last))
     state = replace(state, last=last, hard=hard, joined=state.joined or writes.joined)
+    for mend in writes.mends:
+        assert state.first <= mend.entry.index == mend.record.index <= state.applied, f"{mend.entry.index} is mended"
+        assert mend.entry.crc == entry_crc(mend.entry.index, mend.entry.term, mend.entry.command)
     if writes.checkpoint is not None:
         state = _advance_applied(state, writes.checkpoint)
     if writes.trim is not None:

@@ -59,7 +59,7 @@ def planted(name: str) -> SwitchOff:
     """The same switch that the simulator plants as a defect (`jepsen-style/simulator/defects_*`)."""
 
     def off(patch: pytest.MonkeyPatch) -> None:
-        from simulator import defects_log, defects_membership, defects_raft, defects_retention  # noqa: F401  # registered
+        from simulator import campaign  # noqa: F401  # registers them all
         from simulator.defects import DEFECTS
 
         for where, attribute, instead in DEFECTS[name].changes():

@@ -18,6 +18,7 @@ from lanyinglog.store.log_store import (
     EntryRecord,
     HardState,
     LogStore,
+    Mend,
     Writes,
     entry_crc,
 )
@@ -313,3 +314,23 @@ def test_bytes_used_grow_with_the_log(store: LogStore) -> None:
 def test_the_crc_of_an_entry_covers_all_of_it() -> None:
     one = entry_crc(1, 2, b"three")
     assert len({one, entry_crc(2, 2, b"three"), entry_crc(1, 3, b"three"), entry_crc(1, 2, b"thre")}) == 4
+
+
+# --------------------------------------------------------------------------------------------------------------- mends
+def test_what_is_mended_is_replaced_and_all_else_stays(store: LogStore) -> None:
+    store.write(applied([1, 2, 3]))
+    before = (*numbers(store), store.records(1, 3))
+    mend = Mend(store.entry(2), store.record(2))
+    store.write(Writes(mends=[mend]))
+    assert (*numbers(store), store.records(1, 3)) == before
+    store.write(Writes(mends=[mend], entries=entries(4, 4)))
+    assert store.bounds() == (1, 4)
+
+
+@pytest.mark.parametrize("index", [0, 3, 9])
+def test_only_what_was_applied_can_be_mended(store: LogStore, index: int) -> None:
+    store.write(applied([1, 1]))
+    store.write(Writes(entries=entries(3, 3)))
+    made = entry(index)
+    with pytest.raises(AssertionError):
+        store.write(Writes(mends=[Mend(made, EntryRecord(index, 3, 1, 10))]))

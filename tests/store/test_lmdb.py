@@ -23,7 +23,7 @@ from store.logs import MAP_BYTES, LmdbHome, Model, applied, check_same, entries,
 from lanyinglog.errors import CorruptEntry, StorageFull, StoreError
 from lanyinglog.store import layout
 from lanyinglog.store.environment import LmdbStore
-from lanyinglog.store.log_store import Checkpoint, HardState, Writes
+from lanyinglog.store.log_store import Checkpoint, HardState, Mend, Writes
 from lanyinglog.store.verify import verify
 
 ALL = 1 << 40
@@ -597,4 +597,19 @@ def test_a_reader_that_was_killed_does_not_make_the_file_grow(directory: Path) -
         store.write(Writes(entries=[entry(3, command=bytes(1 << 20))]))
         store.write(Writes(truncate_from=3))
     assert store.bytes_used() < before + (20 << 20)
+    store.close()
+
+
+def test_a_page_with_a_key_that_does_not_belong_there_is_beyond_mending(tmp_path: Path) -> None:
+    home = LmdbHome(tmp_path / "log")
+    store = home.open()
+    store.write(applied([1, 1, 1]))
+    mend = Mend(store.entry(2), store.record(2))
+    with store._env.begin(write=True, db=store._entries) as txn:  # as a flipped bit in the key would have it
+        value = txn.pop(layout.index_key(2))
+        txn.put(layout.index_key(2 + (1 << 40)), value)
+    with pytest.raises(CorruptEntry):
+        store.entry(2)
+    with pytest.raises(StoreError, match="keys that do not belong there"):
+        store.write(Writes(mends=[mend]))
     store.close()
