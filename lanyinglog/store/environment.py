@@ -232,9 +232,8 @@ class LmdbStore:
     def _put(self, txn: lmdb.Transaction[bytes], writes: Writes, after: State) -> State:
         if writes.mends and not put_mends(txn, self._databases, self._state, writes.mends):
             raise StoreError(f"{self.directory} is damaged: a page has keys that do not belong there")
-        if writes.truncate_from is not None:
-            for index in range(writes.truncate_from, self._state.last + 1):
-                txn.delete(layout.index_key(index), db=self._entries)
+        for index in range(writes.truncate_from or self._state.last + 1, self._state.last + 1):
+            txn.delete(layout.index_key(index), db=self._entries)
         for entry in writes.entries:
             key = layout.index_key(entry.index)
             self._append(txn, self._entries, key, layout.encode_entry(entry))
