@@ -80,9 +80,9 @@ class LmdbStore:
         if stored != identity:
             raise StoreError(f"{directory} belongs to {_words(stored)}, not to {_words(identity)}")
         _check_counts(directory, self._state, counts)
-        self._entries, self._records = self._databases[layout.ENTRIES], self._databases[layout.RECORDS]
-        self._rows, self._postings = self._databases[layout.ROWS], self._databases[layout.POSTINGS]
-        self._base, self._meta = self._databases[layout.BASE], self._databases[layout.META]
+        named = (layout.ENTRIES, layout.RECORDS, layout.ROWS, layout.POSTINGS, layout.BASE, layout.META)
+        handles = [self._databases[name] for name in named]
+        self._entries, self._records, self._rows, self._postings, self._base, self._meta = handles
 
     # ------------------------------------------------------------------------------------------------------- opening
     @classmethod
@@ -173,8 +173,7 @@ class LmdbStore:
         return self._state.installing
 
     def bytes_used(self) -> int:
-        pages: int = self._env.info()["last_pgno"] + 1
-        return pages * self._page_bytes
+        return self._end(0)
 
     # ------------------------------------------------------------------------------------------------------- writing
     def write(self, writes: Writes) -> None:
