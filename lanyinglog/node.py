@@ -28,6 +28,7 @@ from lanyinglog.health import Health
 from lanyinglog.hosted_log import HostedLog
 from lanyinglog.log_core import LogCore
 from lanyinglog.machine.members import Members
+from lanyinglog.raft import peers
 from lanyinglog.raft.engine import check_audited
 from lanyinglog.raft.guard import Diverged
 from lanyinglog.raft.peers import PeerIdentity, PeerNetwork, Removed
@@ -177,7 +178,9 @@ async def _run_log(
 def _make_network(config: NodeConfig, loop: CommitLoop, client_address: str) -> PeerNetwork:
     own_peer = str(config.peers[config.node])
     network = PeerNetwork(
-        identity=PeerIdentity(config.node, config.cluster, client_address, own_peer, config.secret),
+        identity=PeerIdentity(
+            config.node, config.cluster, client_address, own_peer, config.secret, versions=peers.PEER_VERSIONS
+        ),
         peers=_peer_addresses(config, loop.core.members),
         outbox_bytes_max=config.limits.peer_outbox_bytes_max,
         receive=loop.receive,

@@ -28,6 +28,7 @@ CHECKS = (
     "wipe",
     "full_disk",
     "members",
+    "upgrade",
 )
 """Modules of `acceptance.checks`, in the order in which they run. Each has a docstring, whose first line is the claim,
 and ``run(scale) -> figures``, which raises `Violated`."""

@@ -6,7 +6,7 @@ is called for the new one): Raft sends again what matters.
 
 Who is it? The two prove to each other that they know the cluster's secret before anything else is heard (audit 27)::
 
-    dialler   -> hello   {version, cluster, node, to, client, peer, nonce}
+    dialler   -> hello   {versions, cluster, node, to, client, peer, nonce}
     listener  -> welcome {version, cluster, node, client, nonce, proof}    proof: HMAC-SHA256 over nonces and names
     dialler   -> proof   {proof}
 
@@ -41,7 +41,10 @@ from lanyinglog.errors import LanyingError, ProtocolError, Unauthorized, Unsuppo
 from lanyinglog.raft.messages import PEER_FRAME_BYTES_MAX, Append, Chunk, PeerMessage, from_parts, to_parts
 from lanyinglog.wire.frames import Frame, FrameDecoder, encode_frame
 
-PEER_VERSION = 2
+PEER_VERSIONS = (2, 2)
+"""The lowest and the highest version that this node speaks to peers. A link speaks the highest that both ends know, so
+nodes of two versions can be members together while they are replaced one by one. What a new version adds may be used
+towards a node whose link has it; a new kind of entry only when all members have it, for it reaches them all."""
 HANDSHAKE_S_MAX = 5.0
 CONNECT_S_MAX = 2.0
 REDIAL_S = 0.1
@@ -75,6 +78,7 @@ class PeerIdentity:
     client: str
     peer: str
     secret: bytes | None
+    versions: tuple[int, int] = PEER_VERSIONS
 
 
 class Outbox:
@@ -145,6 +149,8 @@ class PeerNetwork:
         self._up: set[str] = set()
         self._inbound: dict[str, trio.CancelScope] = {}
         self._unknown = 0
+        self.versions: dict[str, int] = {}
+        """What is spoken on the links to peers."""
         self.clients: dict[str, str] = {}
         """Client addresses as peers told them."""
         self.set_peers(peers, frozenset())
@@ -233,7 +239,7 @@ class PeerNetwork:
         me = self._identity
         nonce = secrets.token_bytes(16)
         hello = {
-            "version": PEER_VERSION,
+            "versions": list(me.versions),
             "cluster": me.cluster,
             "node": me.node,
             "to": name,
@@ -253,6 +259,7 @@ class PeerNetwork:
                 f"{name}'s address is answered by {_text(welcome, 'node')} of {_text(welcome, 'cluster')}"
             )
         self._check(welcome, self._proof(b"listener", me.node, name, nonce, other_nonce), name)
+        self.versions[name] = _common_version(me.versions, [welcome.header.get("version")] * 2, name)
         self.clients[name] = _text(welcome, "client")
         proof = self._proof(b"dialler", me.node, name, nonce, other_nonce)
         await stream.send_all(encode_frame(_PROOF, 0, {"proof": proof}))
@@ -305,8 +312,7 @@ class PeerNetwork:
         me = self._identity
         hello = await _one_frame(stream, decoder, _HELLO)
         name, nonce = _text(hello, "node"), _bytes(hello, "nonce")
-        if hello.header.get("version") != PEER_VERSION:
-            raise UnsupportedVersion(f"{name} speaks peer version {hello.header.get('version')}, not {PEER_VERSION}")
+        version = _common_version(me.versions, hello.header.get("versions"), name)
         if _text(hello, "cluster") != me.cluster or _text(hello, "to") != me.node or name == me.node:
             raise Unauthorized(f"{name} of {_text(hello, 'cluster')} looks for {_text(hello, 'to')}; this is {me.node}")
         own_nonce = secrets.token_bytes(16)
@@ -315,7 +321,7 @@ class PeerNetwork:
             await stream.send_all(encode_frame(_REMOVED, 0, {"nonce": own_nonce, "proof": proof}))
         self._check_welcome(name)
         welcome = {
-            "version": PEER_VERSION,
+            "version": version,
             "cluster": me.cluster,
             "node": me.node,
             "client": me.client,
@@ -392,6 +398,19 @@ async def _one_frame(stream: trio.SocketStream, decoder: FrameDecoder, *kinds: i
         if not received:
             raise ProtocolError("the link ended in the middle of the handshake")
         decoder.feed(received)
+
+
+def _common_version(own: tuple[int, int], other: Any, name: str) -> int:
+    """The highest version in both ranges. `UnsupportedVersion` if there is none."""
+    if not isinstance(other, list) or len(other) != 2 or not all(type(one) is int for one in other):
+        raise UnsupportedVersion(f"{name} does not say which peer versions it speaks")
+    version: int = min(own[1], other[1])
+    if version < max(own[0], other[0]):
+        raise UnsupportedVersion(
+            f"{name} speaks peer versions {other[0]} to {other[1]}, this node {own[0]} to {own[1]};"
+            " replace nodes by versions that overlap"
+        )
+    return version
 
 
 def _text(frame: Frame, key: str) -> str:

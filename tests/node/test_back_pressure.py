@@ -14,7 +14,7 @@ from lanyinglog.commit_loop import CommitLoop
 from lanyinglog.log_core import LogCore
 from lanyinglog.machine.members import Members
 from lanyinglog.raft.messages import Append, Appended, Heartbeat, PeerMessage, to_parts
-from lanyinglog.raft.peers import PEER_VERSION
+from lanyinglog.raft.peers import PEER_VERSIONS
 from lanyinglog.raft.replica import Timing
 from lanyinglog.store.log_store import Entry, Writes, entry_crc
 from lanyinglog.store.memory import MemoryStore
@@ -70,7 +70,7 @@ class Follower:
 @pytest.mark.trio
 async def test_no_more_is_read_from_peers_than_the_disk_will_hold(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(commit_loop, "UNWRITTEN_BYTES_MAX", ROOM_BYTES)
-    assert HELLO["version"] == PEER_VERSION
+    assert HELLO["versions"] == list(PEER_VERSIONS)
     follower = Follower()
     journal = follower.core.replica.journal
     listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]

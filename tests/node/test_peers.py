@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
+from structlog.testing import capture_logs
 
 from lanyinglog.config import Address
 from lanyinglog.raft import peers as peers_module
 from lanyinglog.raft.messages import Alive, Append, PeerMessage, to_parts
-from lanyinglog.raft.peers import PEER_VERSION, Outbox, PeerIdentity, PeerNetwork
+from lanyinglog.raft.peers import PEER_VERSIONS, Outbox, PeerIdentity, PeerNetwork
 from lanyinglog.store.log_store import Entry, entry_crc
 from lanyinglog.wire.frames import encode_frame
 
@@ -31,9 +32,15 @@ class Node:
         self.network: PeerNetwork
         self._arrival = trio.Event()
 
-    def build(self, members: dict[str, Address], secret: bytes | None, cluster: str) -> None:
+    def build(
+        self,
+        members: dict[str, Address],
+        secret: bytes | None,
+        cluster: str,
+        versions: tuple[int, int] = PEER_VERSIONS,
+    ) -> None:
         self.network = PeerNetwork(
-            identity=PeerIdentity(self.name, cluster, f"{self.name}:1", f"{self.name}:2", secret),
+            identity=PeerIdentity(self.name, cluster, f"{self.name}:1", f"{self.name}:2", secret, versions),
             peers=members,
             outbox_bytes_max=1 << 20,
             receive=self._receive,
@@ -52,13 +59,17 @@ class Node:
 
 @asynccontextmanager
 async def cluster(
-    *, secrets: tuple[bytes | None, ...], names: tuple[str, ...] = ("n1", "n2"), clusters: tuple[str, ...] = ("c", "c")
+    *,
+    secrets: tuple[bytes | None, ...],
+    names: tuple[str, ...] = ("n1", "n2"),
+    clusters: tuple[str, ...] = ("c", "c"),
+    versions: tuple[tuple[int, int], ...] = (PEER_VERSIONS, PEER_VERSIONS),
 ) -> AsyncIterator[list[Node]]:
     nodes = [Node(name, (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]) for name in names]
     members = {node.name: node.address for node in nodes}
     async with trio.open_nursery() as nursery:
-        for node, secret, name in zip(nodes, secrets, clusters, strict=True):
-            node.build(members, secret, name)
+        for node, secret, name, spoken in zip(nodes, secrets, clusters, versions, strict=True):
+            node.build(members, secret, name, spoken)
             nursery.start_soon(node.network.run, [node.listener])
         yield nodes
         nursery.cancel_scope.cancel()
@@ -138,14 +149,48 @@ async def test_a_link_that_breaks_under_a_write_is_dialled_again(monkeypatch: py
     assert broken
 
 
+@pytest.mark.trio
+@pytest.mark.parametrize(
+    ("one", "two", "spoken"), [((1, 2), (2, 3), 2), ((2, 2), (1, 4), 2), ((1, 3), (1, 3), 3), ((2, 2), (2, 2), 2)]
+)
+async def test_nodes_of_two_versions_speak_the_highest_that_both_know(
+    one: tuple[int, int], two: tuple[int, int], spoken: int
+) -> None:
+    with trio.fail_after(10):
+        async with cluster(secrets=(None, None), versions=(one, two)) as (first, second):
+            await first.connected.wait()
+            first.network.send("n2", Alive(1))
+            await second.wait_heard(1)
+            assert first.network.versions == {"n2": spoken}
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("other", [[3, 4], [1, 1], [2], "2", None, 2, [True, 2], [2.0, 2.0]], ids=repr)
+async def test_who_shares_no_version_is_told_so_and_heard_no_further(other: object) -> None:
+    with trio.fail_after(10), capture_logs() as said:
+        async with cluster(secrets=(None, None), versions=((2, 2), (2, 2))) as (_, second):
+            stream = await trio.open_tcp_stream(*second.address)
+            async with stream:
+                await stream.send_all(encode_frame(128, 0, {**HELLO, "versions": other}))
+                assert await stream.receive_some(4096) == b""
+    assert any(one["event"] == "link_refused" and "peer versions" in one["why"] for one in said)
+
+
 async def introduce(stream: trio.SocketStream, to: Node) -> None:
-    hello = {"version": PEER_VERSION, "cluster": "c", "node": "n1", "to": to.name, "client": "x:1", "nonce": b"n" * 16}
+    hello = {
+        "versions": list(PEER_VERSIONS),
+        "cluster": "c",
+        "node": "n1",
+        "to": to.name,
+        "client": "x:1",
+        "nonce": b"n" * 16,
+    }
     await stream.send_all(encode_frame(128, 0, hello))
     await stream.receive_some(4096)
     await stream.send_all(encode_frame(140, 0, {"proof": b""}))
 
 
-HELLO = {"version": PEER_VERSION, "cluster": "c", "node": "n1", "to": "n2", "client": "x:1", "nonce": b"n" * 16}
+HELLO = {"versions": list(PEER_VERSIONS), "cluster": "c", "node": "n1", "to": "n2", "client": "x:1", "nonce": b"n" * 16}
 
 
 def _garbage(rng: random.Random) -> bytes:
