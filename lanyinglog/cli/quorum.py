@@ -1,7 +1,7 @@
 """What stands between a cluster and its next message, in words: which nodes are silent, how many more are needed.
 
 By the rows of `rollcall` alone, hence only what the nodes said themselves within the deadline. A majority of all nodes
-is needed, silent ones counted, for any two majorities have a node in common (promise P1 rests on that).
+that vote is needed, silent ones counted, for any two majorities have a node in common (promise P1 rests on that).
 """
 
 from __future__ import annotations
@@ -20,17 +20,31 @@ def majority(nodes: int) -> int:
 
 def has_quorum(rows: Sequence[Row]) -> bool:
     """Whether the cluster takes writes, by what its nodes say: one leads, and a majority is in its term."""
-    return _in_newest_term(rows) >= majority(len(rows))
+    voting = _voting(rows)
+    return _in_newest_term(voting) >= majority(len(voting))
+
+
+def _voting(rows: Sequence[Row]) -> list[Row]:
+    """Without learners, and who is no member: whoever is silent counts as one that votes, unless the leader knows
+    better."""
+    members: Mapping[str, str] = next((row.get("members") or {} for row in rows if row["role"] == "leader"), {})
+    return [
+        row
+        for row in rows
+        if row["role"] not in ("learner", "stranger") and members.get(row.get("node", "")) != "learner"
+    ]
 
 
 def remarks(rows: Sequence[Row]) -> list[str]:
     """Sentences for whoever runs the cluster, the worst first; none if all is well."""
-    found = [] if has_quorum(rows) else [_without_quorum(rows)]
-    silent = _silent(rows)
+    voting = _voting(rows)
+    found = [] if has_quorum(rows) else [_without_quorum(voting)]
+    silent = _silent(voting)
     if not found and silent:
-        spare = len(rows) - len(silent) - majority(len(rows))
+        spare = len(voting) - len(silent) - majority(len(voting))
         left = f"{spare} more may fail" if spare else "no other may fail"
-        found.append(f"{_listed(silent)}: no answer; {len(rows) - len(silent)} of {len(rows)} nodes answer, {left}")
+        answering = len(voting) - len(silent)
+        found.append(f"{_listed(silent)}: no answer; {answering} of {len(voting)} nodes answer, {left}")
     found += [
         f"{row['node']}: its disk is full; {_FULL_LEADER if row['role'] == 'leader' else _FULL_FOLLOWER}"
         for row in rows

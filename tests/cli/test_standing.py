@@ -54,6 +54,12 @@ CASES = {
     "one silent of three": (_rows("leader", "follower", "unreachable"), True, ["n3 (127.0.0.1:7422)", "no other may"]),
     "one silent of five": (
         _rows("leader", "follower", "follower", "follower", "unreachable"), True, ["4 of 5", "1 more may fail"]),
+    "a learner does not count": (
+        _rows("leader", "follower", "unreachable", "learner"), True, ["2 of 3 nodes answer, no other may"]),
+    "nor for a majority": (
+        _rows("candidate", "unreachable", "unreachable", "learner", "learner"), False, ["1 of 3 nodes answer"]),
+    "nor a silent one of which the leader knows": (
+        [_row(1, "leader", members={"n1": "voter", "n2": "learner"}), _row(2, "unreachable")], True, []),
     "two silent of three": (
         _rows("candidate", "unreachable", "unreachable"), False,
         ["1 of 3 nodes answer and 2 are needed", "n2 (127.0.0.1:7421), n3 (127.0.0.1:7422)", "Start 1 of them"]),
