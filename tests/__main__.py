@@ -1,7 +1,7 @@
 """``python3 tests``: everything that has to pass, on a machine with nothing but a Python.
 
-Without arguments: format, lint, types, all tests, five minutes of simulated clusters on fresh seeds, and the quick form
-of the checks on real processes. With arguments: pytest alone, with these arguments.
+Without arguments: format, lint, types, all tests, five minutes of simulated clusters on fresh seeds, the quick form of
+the checks on real processes, and two minutes of real faults. With arguments: pytest alone, with these arguments.
 
 Whatever is random says its seed: ``python3 tests --hypothesis-seed=N`` repeats a run of the tests, and
 ``python3 jepsen-style simulate --from-seed N --seeds 1`` a simulated cluster.
@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -30,6 +32,7 @@ STAGES = {
     "tests": ["-m", "pytest"],
     "simulation": ["jepsen-style", "simulate", "--seconds", str(SIMULATED_S), "--jobs", "2"],
     "checks": ["jepsen-style", "check", "--quick"],
+    "faults": ["jepsen-style", "run", "--preset", "smoke"],
 }
 """What runs, in this order; each is an argument list for this interpreter."""
 
@@ -40,8 +43,15 @@ def main(arguments: list[str]) -> int:
     os.chdir(ROOT)
     if arguments:
         return 0 if _passes("tests", [*STAGES["tests"], *_seeded(arguments)]) else 1
-    commands = {**STAGES, "tests": [*STAGES["tests"], *_seeded([])]}
+    report = Path(tempfile.mkdtemp(prefix="lanyinglog-faults-"))
+    commands = {
+        **STAGES,
+        "tests": [*STAGES["tests"], *_seeded([])],
+        "faults": [*STAGES["faults"], "--report", str(report)],
+    }
     failed = [name for name, command in commands.items() if not _passes(name, command)]
+    if "faults" not in failed:
+        shutil.rmtree(report, ignore_errors=True)
     if failed:
         print(f"failed: {', '.join(failed)}", flush=True)
     return 1 if failed else 0
