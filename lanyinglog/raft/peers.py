@@ -56,6 +56,8 @@ STRANGERS_MAX = 4
 """Nodes that are no members by this node's log, and are heard: one change of members makes one."""
 UNKNOWN_CONNECTIONS_MAX = 64
 """Connections that have not proved who they are; one more is closed at once."""
+REFUSAL_TOLD_S = 60.0
+"""How long the same reason to refuse a link is not repeated."""
 _READ_BYTES = 256 << 10
 _HANDSHAKE_BYTES_MAX = 4_096
 _HELLO, _WELCOME, _PROOF, _REMOVED = 128, 129, 140, 159
@@ -149,6 +151,7 @@ class PeerNetwork:
         self._up: set[str] = set()
         self._inbound: dict[str, trio.CancelScope] = {}
         self._unknown = 0
+        self._told_until: dict[str, float] = {}
         self.versions: dict[str, int] = {}
         """What is spoken on the links to peers."""
         self.clients: dict[str, str] = {}
@@ -296,9 +299,20 @@ class PeerNetwork:
                 decoder.frame_bytes_max = PEER_FRAME_BYTES_MAX
                 await self._listen(stream, decoder, sender)
         except LanyingError as error:
-            log.warning("link_refused", peer=sender, why=error.message)
+            if self._is_news(error.message):
+                log.warning("link_refused", peer=sender, why=error.message)
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as error:
             log.info("link_lost", peer=sender, why=type(error).__name__)
+
+    def _is_news(self, why: str) -> bool:
+        """Whether to say so: who is refused comes back ten times a second."""
+        now = trio.current_time()
+        if now < self._told_until.get(why, now):
+            return False
+        if len(self._told_until) >= UNKNOWN_CONNECTIONS_MAX:
+            self._told_until.clear()
+        self._told_until[why] = now + REFUSAL_TOLD_S
+        return True
 
     async def _identify(self, stream: trio.SocketStream, decoder: FrameDecoder) -> str:
         self._unknown += 1

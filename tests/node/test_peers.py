@@ -176,6 +176,20 @@ async def test_who_shares_no_version_is_told_so_and_heard_no_further(other: obje
     assert any(one["event"] == "link_refused" and "peer versions" in one["why"] for one in said)
 
 
+@pytest.mark.trio
+async def test_the_same_refusal_is_told_once_a_minute() -> None:
+    with trio.fail_after(10), capture_logs() as said:
+        async with cluster(secrets=(None, None)) as (_, second):
+            for other in ([8, 8], [8, 8], [9, 9], [8, 8]):
+                async with await trio.open_tcp_stream(*second.address) as stream:
+                    await stream.send_all(encode_frame(128, 0, {**HELLO, "versions": other}))
+                    assert await stream.receive_some(4096) == b""
+    assert [one["why"][:25] for one in said if one["event"] == "link_refused"] == [
+        "n1 speaks peer versions 8",
+        "n1 speaks peer versions 9",
+    ]
+
+
 async def introduce(stream: trio.SocketStream, to: Node) -> None:
     hello = {
         "versions": list(PEER_VERSIONS),
