@@ -123,13 +123,16 @@ class HostedLog:
         core = self._core
         if self._loop.installing or after + 1 < self.first_seq or not core.tail.holds(after + 1):
             return None
-        return core.tail.read(
-            after=after,
-            matches=matcher(filters),
-            purged=core.machine.topics.purged,
-            messages_max=messages_max,
-            bytes_max=bytes_max,
-        )
+        try:
+            return core.tail.read(
+                after=after,
+                matches=matcher(filters),
+                purged=core.machine.topics.purged,
+                messages_max=messages_max,
+                bytes_max=bytes_max,
+            )
+        except CorruptEntry:
+            return None  # its bytes had left memory: the way by the disk mends it
 
     async def read(self, *, after: int, filters: Sequence[str], messages_max: int, bytes_max: int) -> Page:
         self._check_readable(after)
