@@ -35,7 +35,7 @@ QUICK = {
     "term_not_persisted": 20,
     "truncates_always": 10,
     "vote_not_persisted": 10,
-    "votes_for_anyone": 20,
+    "votes_for_anyone": 60,
 }
 """Defect -> seeds within which it must be caught, from seed 0 on."""
 
