@@ -71,6 +71,7 @@ class Cluster:
         self.directory = directory
         self.nodes = nodes
         self.port = free_port(max(nodes, room))
+        self._made = False
         self._paused: set[int] = set()
 
     @property
@@ -84,7 +85,10 @@ class Cluster:
 
     def start(self) -> list[Row]:
         """Start whatever is not running; the rows once all of that answers and there is a quorum."""
-        arguments = ["--dir", str(self.directory), "--nodes", str(self.nodes), "--port", str(self.port)]
+        arguments = ["--dir", str(self.directory)]
+        if not self._made:  # later the directory knows: members may have come and gone
+            arguments += ["--nodes", str(self.nodes), "--port", str(self.port)]
+        self._made = True
         return _rows(lanyinglog("cluster", "start", *arguments, "--format", "json").stdout)
 
     def stop(self) -> None:
