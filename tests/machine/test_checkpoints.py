@@ -111,8 +111,16 @@ class Life(RuleBasedStateMachine):
         if not again:
             self.purges += 1
         before = self.whole.machine.topics.purged
-        self.command(KIND_PURGE, Purge("a" if again else pattern, self.purges).encode())
+        self.command(KIND_PURGE, Purge(pattern, self.purges).encode())
         assert not again or self.whole.machine.topics.purged == before, "a repeated purge took what came in between"
+
+    @rule(topic=st.sampled_from(TOPICS))
+    def a_purge_is_repeated(self, topic: str) -> None:
+        """Its answer was lost; meanwhile the node started again, and more was published."""
+        self.purge(">", False)
+        self.publish(1, topic, 1)
+        self.anew.start_again()
+        self.purge(">", True)
 
     @rule()
     def many_purges(self) -> None:
@@ -142,6 +150,7 @@ class Life(RuleBasedStateMachine):
         )
         assert anew.members == whole.members
         assert anew.topics.stats() == whole.topics.stats()
+        assert anew.topics.names() == whole.topics.names()
         assert anew.topics.purged == whole.topics.purged
 
     def teardown(self) -> None:

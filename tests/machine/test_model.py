@@ -102,6 +102,7 @@ class Life(RuleBasedStateMachine):
         index = self.whole.applied + 1
         done = self.whole.apply(index, command)
         assert told(self.reloaded.apply(index, command)) == told(done), "a checkpoint changed what an entry gives"
+        assert done.record.count or done.record.timestamp == self.whole.last_timestamp, "an empty entry has no time"
         assert places(command, done.record) == done.runs, "what is read later is not what was applied"
         return done
 
@@ -109,7 +110,7 @@ class Life(RuleBasedStateMachine):
         batches=st.lists(
             st.tuples(
                 st.integers(1, 5),
-                st.sampled_from(["next", "next", "next", "again", "long ago", "skip", "first"]),
+                st.sampled_from(["next", "next", "next", "again", "oldest", "long ago", "skip", "first"]),
                 st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(1, 3)), min_size=1, max_size=3),
             ),
             min_size=1,
@@ -126,7 +127,14 @@ class Life(RuleBasedStateMachine):
         commands: list[bytes] = []
         for producer, which, runs in batches:
             so_far = len(self.model.known.get(producer, []))
-            number = {"next": so_far + 1, "again": so_far, "long ago": so_far - WINDOW, "skip": so_far + 2, "first": 1}
+            number = {
+                "next": so_far + 1,
+                "again": so_far,
+                "oldest": so_far - WINDOW + 1,  # the last one that is remembered
+                "long ago": so_far - WINDOW,
+                "skip": so_far + 2,
+                "first": 1,
+            }
             commands.append(encoded(producer, max(1, number[which]), runs))
             got = self.model.expect(producer, max(1, number[which]), runs, timestamp)
             expected.append(got)
@@ -194,3 +202,12 @@ TestLife.settings = settings(max_examples=40, stateful_step_count=25, deadline=N
 def test_a_batch_of_an_unknown_producer_must_be_its_first(number: int) -> None:
     verdict = Producers().verdict(b"p" * 16, number)
     assert (verdict is None) == (number == 1)
+
+
+def test_as_many_acknowledgements_are_remembered_as_a_producer_may_have_under_way() -> None:
+    producers = Producers()
+    for number in range(1, 2 * WINDOW + 1):
+        producers.accept(b"p" * 16, number, Ack(10 * number, 1, number))
+    oldest = WINDOW + 1
+    assert producers.verdict(b"p" * 16, oldest) == Ack(10 * oldest, 1, oldest, duplicate=True)
+    assert producers.verdict(b"p" * 16, oldest - 1) == Ack(0, 0, 0, duplicate=True)
