@@ -43,7 +43,8 @@ class BatcherLimits:
     entry_batches_max: int = 4_096
     entries_in_flight_max: int = 8
     deadline_s: float = 10.0
-    """How long a batch may take before its producer is told that its outcome is unknown."""
+    """How long a batch may take before its producer is told that its outcome is unknown; one that shares its entry with
+    later ones is told with the last of them, in less than twice this."""
 
 
 class Ticket:
