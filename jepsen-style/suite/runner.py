@@ -22,7 +22,7 @@ from suite.arena import Arena, Happened, Order, Skipped
 from suite.checkers import Finding, Findings, check
 from suite.cluster import Cluster
 from suite.disks import Disk, compile_shim, mount_disk
-from suite.faults import ISOLATION, SHIM, SIZED_DISK
+from suite.faults import ISOLATION, SHIM, SIZED_DISK, TC
 from suite.history import History, load
 from suite.image import UNREADABLE, Image, read
 from suite.links import Layers, Links
@@ -135,6 +135,7 @@ class Run:
             ISOLATION: "" if isolated else self._sandbox.words,
             SIZED_DISK: "" if isolated else self._sandbox.words,
             SHIM: no_shim,
+            TC: "" if shutil.which("tc") else "tc is not installed",
         }
         places, links = plan(names, isolated=isolated)
         cables = Cables(places) if isolated else None

@@ -63,6 +63,8 @@ def why_not_isolated() -> str | None:
 
 def enter(run: Callable[[Sandbox], int], *, isolate: bool = True) -> int:
     """Calls ``run`` in the best place there is; its exit code. ``isolate`` False keeps it on loopback."""
+    # Where the system keeps `ip` and `tc`, which ordinary users often do not have in their path.
+    os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
     reason = why_not_isolated() if isolate else "asked not to"
     if reason is not None:
         words = f"on loopback, without namespaces: {reason}"

@@ -35,11 +35,12 @@ NAMES = (
     "rolling",
 )
 
-ISOLATION, SIZED_DISK, SHIM = "isolation", "sized-disk", "shim"
+ISOLATION, SIZED_DISK, SHIM, TC = "isolation", "sized-disk", "shim", "tc"
 CAPABILITIES = {
     ISOLATION: "a network namespace for each node",
     SIZED_DISK: "a file system of a fixed size for each node",
     SHIM: "a C compiler, for the shim between node and disk",
+    TC: "the program tc, of iproute2",
 }
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from suite.arena import ANY, FOLLOWER, LEADER, Arena, Order, words_for
 
-NEEDS: tuple[str, ...] = ("isolation",)
+NEEDS: tuple[str, ...] = ("isolation", "tc")
 WEIGHT = 1.5
 HARD = True
 
