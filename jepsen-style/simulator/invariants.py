@@ -14,6 +14,7 @@
 | every ticket is answered | audit 19 |
 | only what is committed is trimmed; a snapshot takes the place of no entry that the log goes on with | P1, audit 2-4 |
 | a leader counts on nothing that a node had before it lost its disk, once it was told | `raft.joining` |
+| a node goes by members that its log sets, and by none that were cut off with their entry | Raft dissertation 4.1 |
 
 Hooks are put on each new core's journal and machine as plain attributes of those objects: the product's code is as it
 is on disk.
@@ -47,6 +48,9 @@ class Seen:
         self.log: list[tuple[int, int]] = [(0, FIRST_CRC)]
         """(term, CRC) of each entry of its log, from index 1 on, those that are trimmed as they were committed:
         looking here reads nothing from the product."""
+        self.members_by: tuple[int, tuple[int, int] | None] = (-1, None)
+        """The version of the members by which the node goes, and the entry that set them, as in ``log``."""
+        self.dropped = False
         self.told_wipes: dict[str, int] = {}
         """Peer -> how often it had lost its disk when it last said so."""
         self.wrote_nothing = False
@@ -90,6 +94,7 @@ class Invariants:
             for index in range(journal.first_index + place, len(log) + 1):
                 self._dropped(node, index, log[index - 1][0])
             del log[journal.first_index + place - 1 :]
+            self._seen[node.name].dropped = True
             drop(place)
 
         def watched_apply(index: int, command: bytes) -> Applied:
@@ -169,9 +174,19 @@ class Invariants:
             if durable > max(1, node.disk.last):
                 words = f"{node.name} takes entry {durable} for durable, its disk ends at {node.disk.last}"
                 raise Violation("durable is on disk", words, ("entry", durable))
+        self._check_members(node, seen)
         if replica.leads:
             self._check_leader(node, seen)
         node.doors.check_tickets()
+
+    def _check_members(self, node: Node, seen: Seen) -> None:
+        membership = node.core.replica.membership
+        index = membership.index
+        members_by = membership.version, seen.log[index - 1] if 0 < index <= len(seen.log) else None
+        if seen.dropped and membership.version == seen.members_by[0] and members_by != seen.members_by:
+            words = f"{node.name} dropped entry {index}, and goes by the members which it set"
+            raise Violation("members are of the log", words, ("node", node.name), ("entry", index))
+        seen.members_by, seen.dropped = members_by, False
 
     def _check_commit(self, node: Node, seen: Seen, commit: int) -> None:
         if commit < seen.commit:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lanyinglog.errors import ProtocolError
-from lanyinglog.raft.messages import PeerMessage, from_parts, to_parts
+from lanyinglog.raft.messages import Chunk, Fetch, Offer, PeerMessage, from_parts, to_parts
 from simulator.history import Violation
 
 if TYPE_CHECKING:
@@ -77,6 +77,10 @@ class Network:
         if plan.duplication and source.random() < plan.duplication:
             self.counts["repeated"] += 1
             again = when + source.uniform(0, source.choice((1, 50)) * plan.link_s[1])
+            self._world.schedule.at(again, self._arrive, link, link.generation, message)
+        if plan.repeated_parts and isinstance(message, (Offer, Fetch, Chunk)) and source.random() < plan.repeated_parts:
+            self.counts["repeated"] += 1
+            again = when + source.uniform(0, 4) * (plan.link_s[1] + plan.disk_s[1])
             self._world.schedule.at(again, self._arrive, link, link.generation, message)
         if plan.reordering and source.random() < plan.reordering:
             self.counts["reordered"] += 1
@@ -201,6 +205,7 @@ class Network:
         """Everything works again, at once and for good."""
         self.set_cut(set(self.cut), cut=False)
         self._plan.loss = self._plan.duplication = self._plan.reordering = self._plan.wire_damage = 0.0
+        self._plan.repeated_parts = 0.0
         for link in self.links.values():
             link.extra_s = 0.0
 

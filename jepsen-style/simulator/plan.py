@@ -82,6 +82,8 @@ class Plan:
     excess_bytes_max: int = 256 << 20
     snapshot_chunk_bytes: int = 256 << 10
     snapshot_hold_s: float = 30.0
+    repeated_parts: float = 0.0
+    """Share of what travels of snapshots that comes twice, the second time while the draw goes on."""
     """The product's own constants, made small."""
     install_kills: float = 0.0
     """How often a node dies at a step of an installation."""
@@ -164,8 +166,9 @@ def _choose_retention(plan: Plan, source: random.Random) -> None:
         plan.keep_age_s = 1
     plan.trim_step_entries = source.choice((1, 4, 64))
     plan.excess_bytes_max = source.choice((0, 0, 2_000, 256 << 20))
-    plan.snapshot_chunk_bytes = source.choice((50, 50, 1_000, 256 << 10))
+    plan.snapshot_chunk_bytes = source.choice((50, 50, 50, 256 << 10))
     plan.snapshot_hold_s = plan.timing.election_timeout_s * source.choice((0.5, 5, 30))
+    plan.repeated_parts = source.choice((0.0, 0.5))
     plan.install_kills = source.choice((0.0, 0.0, 0.05, 0.3))
 
 
