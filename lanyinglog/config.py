@@ -122,6 +122,8 @@ class Limits:
     """Newest entries kept in memory for subscribers and followers."""
     peer_outbox_bytes_max: int = 8 << 20
     """Bytes framed for one peer and not yet taken by its socket; a slow follower is then sent nothing more."""
+    catch_up_bytes_s_max: int = 32 << 20
+    """How fast a leader feeds each follower that is far behind, on top of twice what the log grows by."""
     store_bytes_max: int = 64 << 30
     """Address space of the store; the file grows as needed, a full one declines writes as a full disk does."""
     scrub_bytes_s_max: int = 1 << 20

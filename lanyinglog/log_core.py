@@ -78,6 +78,7 @@ class LogCore:
         now: float,
         limits: BatcherLimits | None = None,
         cache_bytes_max: int = 32 << 20,
+        catch_up_bytes_s: float = 32 << 20,
         checkpoint_entries: int = CHECKPOINT_ENTRIES,
         newcomer: bool = False,
     ) -> None:
@@ -110,6 +111,7 @@ class LogCore:
             uniform=uniform,
             now=now,
             cache_bytes_max=cache_bytes_max,
+            catch_up_bytes_s=catch_up_bytes_s,
             newcomer=newcomer,
         )
         self.tail = Tail(journal=self.replica.journal, last_seq=self.machine.last_seq)

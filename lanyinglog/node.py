@@ -203,6 +203,7 @@ def _make_core(config: NodeConfig, store: LmdbStore) -> LogCore:
         now=trio.current_time(),
         limits=_batcher_limits(config.limits),
         cache_bytes_max=config.limits.hot_cache_bytes_max,
+        catch_up_bytes_s=config.limits.catch_up_bytes_s_max,
         newcomer=not store.joined(),
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from lanyinglog.raft import engine as engine_module
 from lanyinglog.raft import messages as messages_module
 from lanyinglog.raft.election import Election
 from lanyinglog.raft.engine import Engine, Role
+from lanyinglog.raft.feeds import Feeds
 from lanyinglog.raft.follower import Follower
 from lanyinglog.raft.guard import Guard
 from lanyinglog.raft.journal import Journal
@@ -83,7 +85,7 @@ def answers_of_any_term() -> Sequence[Change]:
     original = Guard.receive
 
     def follower(self: Guard, sender: str, term: int) -> Follower | None:
-        return self._state_of(sender) if self.engine.role is Role.LEADER else None
+        return self.feeds.of(sender) if self.engine.role is Role.LEADER else None
 
     def receive(self: Guard, sender: str, message: PeerMessage, now: float) -> None:
         if isinstance(message, Appended) and message.term < self.engine.term and sender in self.peers:
@@ -126,7 +128,12 @@ def back_tracks_by_one() -> Sequence[Change]:
 
 @defect("a leader sends without end to who does not answer", audit="21")
 def window_without_end() -> Sequence[Change]:
-    return [(Guard, "_window_is_full", lambda self, follower: False)]
+    return [(Feeds, "_window_is_full", lambda self, follower: False)]
+
+
+@defect("who was told to wait for his pace waits for ever")
+def paced_for_ever() -> Sequence[Change]:
+    return [(Feeds, "resume_paced", lambda self, now: setattr(self, "paced_until", math.inf))]
 
 
 @defect("entries are larger than a message may be, and the engine cuts them up", audit="22")
@@ -170,7 +177,7 @@ def leader_counts_itself_early() -> Sequence[Change]:
         if self.engine.role is not Role.LEADER:
             return
         for name in self.peers:
-            match = self._state_of(name).acked
+            match = self.feeds.of(name).acked
             if match > self.engine.match_index(name):
                 ahead = self.engine.next_index(name)
                 answer = {"type": "next_node_idx", "reset": False, "success": True, "next_node_idx": match + 1}

@@ -250,7 +250,7 @@ class Invariants:
             if match != seen.matches.get(peer, 0):
                 seen.matches[peer] = match
                 self._check_match(node, peer, match)
-            follower = guard.followers.get(peer)
+            follower = guard.feeds.followers.get(peer)
             if follower is not None:
                 check_window(node.name, peer, len(follower.in_flight))
 
@@ -317,7 +317,7 @@ class Invariants:
         replica = node.core.replica
         if not replica.leads:
             return 0, []
-        last, feeds = replica.journal.last_index, replica.guard.followers
+        last, feeds = replica.journal.last_index, replica.guard.feeds.followers
         return last, [name for name in feeds if replica.engine.next_index(name) > last and not feeds[name].paused]
 
     def check_fed(self, node: Node, last: int, fed: list[str]) -> None:
@@ -325,7 +325,7 @@ class Invariants:
         taken back, to be sent again in the next."""
         replica = node.core.replica
         for name in fed:
-            follower = replica.guard.followers.get(name)
+            follower = replica.guard.feeds.followers.get(name)
             if follower is None or follower.paused or not replica.leads or replica.journal.last_index == last:
                 continue
             if replica.engine.next_index(name) <= replica.journal.last_index:
@@ -372,7 +372,7 @@ class Invariants:
     def _check_resend(self, node: Node, to: str, message: Append) -> None:
         """Audit 23: within a term nothing goes twice unless a refusal, a new link or silence asks for it."""
         seen = self._seen[node.name]
-        follower = node.core.replica.guard.followers.get(to)
+        follower = node.core.replica.guard.feeds.followers.get(to)
         if follower is None or message.term != seen.led_term:
             return
         if seen.rewound.get(to) != follower.rewound_at:
@@ -403,14 +403,14 @@ class Invariants:
         if isinstance(message, Appended) and message.term < node.core.replica.engine.term:
             self._counted_before = self._counted(node, sender)
         if isinstance(message, Appended) and not message.success:
-            follower = node.core.replica.guard.followers.get(sender)
+            follower = node.core.replica.guard.feeds.followers.get(sender)
             self._rewound_before = 0 if follower is None else follower.rewound_at
 
     @staticmethod
     def _counted(node: Node, peer: str) -> tuple[int, int] | None:
         """What a leader counts for ``peer``, and what it will when its own sync is done."""
         replica = node.core.replica
-        follower = replica.guard.followers.get(peer)
+        follower = replica.guard.feeds.followers.get(peer)
         return (replica.engine.match_index(peer), follower.acked) if replica.leads and follower else None
 
     def after_receive(self, node: Node, sender: str, message: Any) -> None:
@@ -419,7 +419,7 @@ class Invariants:
         if isinstance(message, Join) and replica.leads:
             self._check_forgets(node, sender, self._wipes_told[message.number])
         if isinstance(message, Appended) and not message.success:
-            follower = replica.guard.followers.get(sender)
+            follower = replica.guard.feeds.followers.get(sender)
             if follower and follower.rewound_at != self._rewound_before and message.number < self._rewound_before:
                 words = (
                     f"{node.name} goes back for {sender} by an answer to append {message.number}, sent before the last"

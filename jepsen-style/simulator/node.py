@@ -143,6 +143,7 @@ class Node:
                 deadline_s=DEADLINE_S * plan.timing.election_timeout_s,
             ),
             cache_bytes_max=plan.cache_bytes_max,
+            catch_up_bytes_s=plan.catch_up_bytes_s,
             checkpoint_entries=plan.checkpoint_entries,
             newcomer=not self.store.joined(),
         )

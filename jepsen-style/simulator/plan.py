@@ -67,6 +67,8 @@ class Plan:
     """Clocks of nodes run up to this share too fast or too slow."""
     checkpoint_entries: int = 16
     cache_bytes_max: int = 32 << 20
+    catch_up_bytes_s: float = 32 << 20
+    catch_up_burst_bytes: int = 1 << 20
     entries_in_flight_max: int = 8
     producers: int = 2
     subscribers: int = 2
@@ -131,6 +133,8 @@ def make_plan(seed: int, source: random.Random) -> Plan:
     plan.loop_s = source.choice((0.0001, 0.0003, 0.002))
     plan.checkpoint_entries = source.choice((1, 4, 16, 64))
     plan.cache_bytes_max = source.choice((0, 2_000, 32 << 20))
+    if source.random() < 0.5:
+        plan.catch_up_bytes_s, plan.catch_up_burst_bytes = 5_000 / election_s, 200
     plan.entries_in_flight_max = source.choice((1, 2, 8, 8))
     plan.producers = source.choice((1, 2, 2, 3))
     plan.subscribers = source.choice((1, 2))

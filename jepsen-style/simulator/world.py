@@ -20,7 +20,7 @@ from typing import Any
 from pysyncobj.node import Node as EngineNode
 
 from lanyinglog import log_core, trimmer
-from lanyinglog.raft import snapshots
+from lanyinglog.raft import pacing, snapshots
 from simulator.disk import Disk
 from simulator.ending import Ending
 from simulator.faults import Faults
@@ -157,6 +157,7 @@ def _small_constants(plan: Plan) -> Iterator[None]:
     changes = (
         (trimmer, "STEP_ENTRIES_MAX", plan.trim_step_entries),
         (trimmer, "UNLIMITED_EXCESS_BYTES_MAX", plan.excess_bytes_max),
+        (pacing, "BURST_BYTES", plan.catch_up_burst_bytes),
         (snapshots, "CHUNK_BYTES", plan.snapshot_chunk_bytes),
         (snapshots, "HOLD_S", plan.snapshot_hold_s),
         (snapshots, "ASK_AGAIN_S", snapshots.ASK_AGAIN_S * scale),

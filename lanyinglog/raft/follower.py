@@ -8,6 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from lanyinglog.raft.messages import Append
+from lanyinglog.raft.pacing import Pace
+
 WINDOW_BYTES_MAX = 8 << 20
 WINDOW_APPENDS_MAX = 16
 
@@ -23,6 +26,7 @@ class Sent(NamedTuple):
 class Follower:
     """What a leader knows of one follower in its term."""
 
+    pace: Pace
     acked: int = 0
     """The last entry it reported on its disk."""
     in_flight: dict[int, Sent] = field(default_factory=dict)
@@ -42,3 +46,20 @@ class Follower:
         """Whether as much is on its way as may be (audit 21)."""
         bytes_sent = sum(sent.bytes for sent in self.in_flight.values())
         return len(self.in_flight) >= WINDOW_APPENDS_MAX or bytes_sent >= WINDOW_BYTES_MAX
+
+    def sent(self, append: Append, now: float) -> None:
+        """``append`` is on its way."""
+        if not self.in_flight:
+            self.answered_at = now
+        self.in_flight[append.number] = Sent(append.bytes, append.prev_index + 1)
+
+    def has(self, match: int, number: int) -> None:
+        """It has everything up to entry ``match``, and what was sent up to append ``number``."""
+        self.acked = max(self.acked, match)
+        for earlier in [earlier for earlier in self.in_flight if earlier <= number]:
+            del self.in_flight[earlier]
+
+    def take_back(self, number: int) -> None:
+        """Nothing is on its way any more; appends from ``number`` on are new ones."""
+        self.rewound_at = number
+        self.in_flight.clear()

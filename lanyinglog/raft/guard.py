@@ -17,7 +17,7 @@ Inbound
 | `_on_vote` | 8: a voter counts once, and only members are voters |
 
 Outbound
-| `_window_is_full` | 21: bytes and appends in flight to a follower are bounded; then the engine is told to stop |
+| `feeds` | 21: bytes and appends in flight to a follower are bounded; then the engine is told to stop |
 | `_gate` | 10: what reflects a change waits for that change's sync; appends and commit notices do not |
 
 `receive` and `sent` queue messages in `outbox`, each with the journal version it must wait for; the replica releases
@@ -30,7 +30,8 @@ from collections.abc import Iterable
 
 from lanyinglog.machine.members import Members
 from lanyinglog.raft.engine import Body, Engine, Role
-from lanyinglog.raft.follower import Follower, Sent
+from lanyinglog.raft.feeds import Feeds
+from lanyinglog.raft.follower import Follower
 from lanyinglog.raft.journal import Journal
 from lanyinglog.raft.messages import Alive, Append, Appended, Committed, Heartbeat, PeerMessage, Vote, VoteRequest
 from lanyinglog.raft.outgoing import NEVER_WAITS, Outgoing
@@ -43,7 +44,7 @@ class Diverged(Exception):
 class Guard:
     """Stands around one `Engine`; see the module."""
 
-    def __init__(self, *, node: str, voters: Iterable[str], journal: Journal) -> None:
+    def __init__(self, *, node: str, voters: Iterable[str], journal: Journal, catch_up_bytes_s: float) -> None:
         self.node = node
         self.voters = frozenset(voters)
         self.departed: frozenset[str] = frozenset()
@@ -51,9 +52,8 @@ class Guard:
         self.journal = journal
         self.engine: Engine  # set by `attach`: the engine needs the guard's `sent` first
         self.outbox: list[Outgoing] = []
-        self.followers: dict[str, Follower] = {}
+        self.feeds = Feeds(journal=journal, catch_up_bytes_s=catch_up_bytes_s)
         self.leader_contact_at: float | None = None
-        self._leading_term = 0
         self._next_number = 1
         self._answering: Append | None = None
         self._voters: set[str] = set()
@@ -66,7 +66,13 @@ class Guard:
 
     def attach(self, engine: Engine) -> None:
         """The engine that this guard stands around."""
-        self.engine = engine
+        self.engine = self.feeds.engine = engine
+
+    def begin(self, now: float) -> None:
+        """A step begins."""
+        self._now = now
+        if self.engine.role is Role.LEADER:
+            self.feeds.resume_paced(now)
 
     def set_members(self, members: Members, departed: frozenset[str]) -> None:
         """The log has other members, and ``departed`` left for certain: a removal that is not committed may come to
@@ -75,7 +81,7 @@ class Guard:
         self.departed = departed
         self.peers = tuple(sorted(set(members.table) - {self.node}))
         self.engine.set_members(self.voters, members.learners)
-        self.followers = {peer: self.followers.get(peer, Follower()) for peer in self.peers}
+        self.feeds.set_peers(self.peers)
         self._notices = {name: index for name, index in self._notices.items() if name in self.peers}
 
     # ------------------------------------------------------------------------------------------------- inbound
@@ -225,13 +231,11 @@ class Guard:
         if message.number < follower.valid_from:
             return
         if message.success:
-            follower.acked = max(follower.acked, min(message.match, self.journal.last_index))
-            for number in [number for number in follower.in_flight if number <= message.number]:
-                del follower.in_flight[number]
+            follower.has(min(message.match, self.journal.last_index), message.number)
             self.deliver_durable_acks(self._now)
             if follower.behind and follower.acked >= self.journal.first_index:
                 self._rewind(sender, follower, next=follower.acked + 1)
-            self._open_window(sender, follower)
+            self.feeds.open(sender, self._now)
         elif message.number >= follower.rewound_at:
             following = max(min(message.next, self.journal.last_index + 1), follower.acked + 1)
             if following > self.journal.first_index:
@@ -243,23 +247,21 @@ class Guard:
         """The follower's state if this node leads in ``term`` (audit 7: an answer of another term proves nothing)."""
         if self.engine.role is not Role.LEADER or term != self.engine.term or sender not in self.peers:
             return None
-        return self._state_of(sender)
+        return self.feeds.of(sender)
 
     def _rewind(self, name: str, follower: Follower, *, next: int) -> None:
         """Send from ``next`` on, forgetting what is in flight; never from below what is known to be there."""
-        follower.rewound_at = self._next_number
-        follower.in_flight.clear()
+        follower.take_back(self._next_number)
         follower.behind = False
         self.engine.set_next_index(name, max(next, follower.acked + 1, self.journal.first_index + 1))
-        self._open_window(name, follower)
+        self.feeds.open(name, self._now)
         self.engine.send_soon()
 
     # -------------------------------------------------------------------------------- followers that fell off the log
     def _leave_behind(self, name: str, follower: Follower) -> None:
         """It needs entries that are trimmed, or the one the log begins with. The engine's own way would be a snapshot
         through its `serialized` messages, which move commit indexes and go back (audit 2, 4): it never gets there."""
-        follower.rewound_at = self._next_number
-        follower.in_flight.clear()
+        follower.take_back(self._next_number)
         follower.behind = follower.paused = True
         self.engine.pause(name)
         self.engine.set_next_index(name, self.journal.first_index + 1)
@@ -270,28 +272,25 @@ class Guard:
             return
         for name in self.peers:
             if self.engine.next_index(name) <= self.journal.first_index:
-                self._leave_behind(name, self._state_of(name))
+                self._leave_behind(name, self.feeds.of(name))
 
     def slowest_match(self, now: float, *, silence_s: float) -> int | None:
         """The lowest entry known to be on the disk of a follower that is fed and has answered within ``silence_s``."""
         if self.engine.role is not Role.LEADER:
             return None
-        states = [(name, self._state_of(name)) for name in self.peers]
+        states = [(name, self.feeds.of(name)) for name in self.peers]
         fed = [name for name, state in states if not state.behind and now - state.answered_at < silence_s]
         return min(map(self.engine.match_index, fed), default=None)
 
     def is_behind(self, name: str) -> bool:
         """Whether this node leads and ``name`` needs a snapshot."""
-        return self.engine.role is Role.LEADER and name in self.peers and self._state_of(name).behind
+        return self.engine.role is Role.LEADER and name in self.peers and self.feeds.of(name).behind
 
     def forget(self, name: str) -> None:
         """``name`` has lost its disk: what it acknowledged is not there any more, late answers included."""
         if self.engine.role is not Role.LEADER or name not in self.peers:
             return
-        self._state_of(name).in_flight.clear()
-        follower = self.followers[name] = Follower(
-            rewound_at=self._next_number, valid_from=self._next_number, paused=self.followers[name].paused
-        )
+        follower = self.feeds.forget(name, self._next_number)
         self.engine.forget_match(name)
         self._rewind(name, follower, next=0)
 
@@ -310,7 +309,7 @@ class Guard:
         if self.engine.role is not Role.LEADER:
             return
         for name in self.peers:
-            follower = self._state_of(name)
+            follower = self.feeds.of(name)
             match = min(follower.acked, self.journal.durable_index)
             if match > self.engine.match_index(name):
                 before = self.engine.next_index(name)
@@ -367,7 +366,6 @@ class Guard:
             raise AssertionError(f"the engine sends {kind}, which this product never asks for")
 
     def _send_append(self, to: str, body: Body) -> None:
-        follower = self._state_of(to)
         entries = body["entries"]
         if not entries and to in self._notices:
             return  # a second empty append in one step says nothing new
@@ -383,13 +381,8 @@ class Guard:
             tuple(self.journal.entry(entry[1]) for entry in entries),
         )
         self._notices.pop(to, None)  # it carries the commit index too
-        if not follower.in_flight:
-            follower.answered_at = self._now
-        follower.in_flight[message.number] = Sent(message.bytes, message.prev_index + 1)
         self._gate(to, message, NEVER_WAITS)
-        if self._window_is_full(follower):
-            follower.paused = True
-            self.engine.pause(to)
+        self.feeds.sent(to, message, self._now)
 
     def flush_notices(self, *, probe: bool) -> None:
         """At the end of a step: one message for each follower to whom the engine wanted to say no more than "commit".
@@ -400,9 +393,9 @@ class Guard:
             term, commit = self.engine.term, self.engine.commit
             for name, prev in self._notices.items():
                 message: PeerMessage = Committed(term, commit)
-                if self._state_of(name).behind:
+                if self.feeds.of(name).behind:
                     continue
-                if probe and not self._state_of(name).in_flight:
+                if probe and not self.feeds.of(name).in_flight:
                     message = Append(term, self._take_number(), prev, self.journal.term(prev), commit)
                 self._gate(name, message, NEVER_WAITS)
             if probe:
@@ -412,13 +405,13 @@ class Guard:
 
     def _probe_busy(self, name: str, term: int, commit: int) -> None:
         """Ask who is sent no empty append: for a sign of life that waits for no disk, as it has appends to sync and
-        answers those late; or whether it has what the log begins with by now."""
-        follower = self._state_of(name)
+        answers those late, or is sent none for now; or whether it has what the log begins with by now."""
+        follower = self.feeds.of(name)
         if follower.behind:
             first = self.journal.first_index
             prev_term = self.journal.term(first)
             self._gate(name, Append(term, self._take_number(), first, prev_term, commit), NEVER_WAITS)
-        elif follower.in_flight:
+        elif follower.in_flight or follower.paused:
             self._gate(name, Heartbeat(term, commit), NEVER_WAITS)
 
     def _send_appended(self, to: str, body: Body) -> None:
@@ -446,31 +439,14 @@ class Guard:
         self._next_number += 1
         return number
 
-    # -------------------------------------------------------------------------------------------- flow control
-    def _state_of(self, name: str) -> Follower:
-        """A follower's state in the term this node leads; starts empty with each term."""
-        if self._leading_term != self.engine.term:
-            self._leading_term = self.engine.term
-            self.release()
-            self.followers = {peer: Follower() for peer in self.peers}
-        return self.followers[name]
-
-    def _window_is_full(self, follower: Follower) -> bool:
-        return follower.window_is_full
-
-    def _open_window(self, name: str, follower: Follower) -> None:
-        if follower.paused and not follower.behind and not self._window_is_full(follower):
-            follower.paused = False
-            self.engine.resume(name)
-            self.engine.send_soon()
-
+    # ---------------------------------------------------------------------------------------------- lost on the way
     def retry_silent(self, now: float, *, silence_s: float) -> None:
         """Send again what is in flight to whoever has not answered it for ``silence_s``."""
         self._now = now
         if self.engine.role is not Role.LEADER:
             return
         for name in self.peers:
-            follower = self._state_of(name)
+            follower = self.feeds.of(name)
             if follower.in_flight and now - follower.answered_at >= silence_s:
                 self._send_again(name, follower)
 
@@ -478,7 +454,7 @@ class Guard:
         """A new link to ``name``: what was in flight on the old one is lost."""
         self._now = now
         if self.engine.role is Role.LEADER and name in self.peers:
-            follower = self._state_of(name)
+            follower = self.feeds.of(name)
             if follower.in_flight:
                 self._send_again(name, follower)
 
@@ -486,14 +462,6 @@ class Guard:
         """From the first entry in flight. Not from the last answer: there is none yet in a new term, and all the log
         would go to a follower that has it."""
         self._rewind(name, follower, next=min(sent.first for sent in follower.in_flight.values()))
-
-    def release(self) -> None:
-        """This node leads no more, or anew: no follower is paused (a paused peer would count as unreachable)."""
-        for name, follower in self.followers.items():
-            if follower.paused:
-                follower.paused = False
-                self.engine.resume(name)
-        self.followers = {}
 
     def _engine(self, sender: str, body: Body) -> None:
         self.engine.receive(sender, body, self._now)

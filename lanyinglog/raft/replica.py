@@ -93,15 +93,15 @@ class Replica:
         uniform: Callable[[float, float], float],
         now: float,
         cache_bytes_max: int = 32 << 20,
+        catch_up_bytes_s: float = 32 << 20,
         newcomer: bool = False,
     ) -> None:
         self.node = node
-        self._timing = timing
-        self._apply = apply
+        self._timing, self._apply = timing, apply
         self.journal = Journal(store, cache_bytes_max=cache_bytes_max)
         self.membership = self._membership(Membership(members, at=applied, read=members_in), applied)
         voters = self.membership.current.voters
-        self.guard = Guard(node=node, voters=voters, journal=self.journal)
+        self.guard = Guard(node=node, voters=voters, journal=self.journal, catch_up_bytes_s=catch_up_bytes_s)
         self.engine = Engine(
             node=node,
             members=voters,
@@ -271,10 +271,12 @@ class Replica:
         Only while `may_append`: else the engine would keep it and append it some time later, when its caller has been
         told that it never will (P7).
         """
+        self.guard.feeds.grew(len(command))
         self.engine.propose(command)
 
     def advance(self, now: float) -> None:
         """Let time pass: timers, then one turn of the engine."""
+        self.guard.begin(now)
         probe = now >= self._probe_at
         if probe:
             self._probe_at = now + self._timing.heartbeat_s
@@ -328,14 +330,14 @@ class Replica:
     def _campaign(self, now: float) -> None:
         if self.leads or not self._may_tick() or self.node not in self.guard.voters:
             return
-        self.guard.release()
+        self.guard.feeds.release()
         self.engine.campaign(now)
 
     def _notice_role(self, now: float) -> None:
         if self.leads and not self._was_leader:
             self._led_since = now
         elif self._was_leader and not self.leads:
-            self.guard.release()
+            self.guard.feeds.release()
         self._was_leader = self.leads
 
     # ---------------------------------------------------------------------------------------------- membership
@@ -469,7 +471,9 @@ class Replica:
 
     def next_deadline(self) -> float:
         """When `advance` is due next even if nothing happens."""
-        return self._probe_at if self.leads or self.joining is not None else min(self.election.deadline, self._probe_at)
+        if self.leads or self.joining is not None:
+            return min(self._probe_at, self.guard.feeds.paced_until)
+        return min(self.election.deadline, self._probe_at)
 
     @property
     def election_timeout_s(self) -> float:

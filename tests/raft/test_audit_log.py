@@ -16,6 +16,7 @@ from raft.cluster import HEARTBEAT_S, Cluster, expect
 from lanyinglog.raft import engine as engine_module
 from lanyinglog.raft import follower as follower_module
 from lanyinglog.raft.engine import APPEND_BYTES_MAX, Role
+from lanyinglog.raft.feeds import Feeds
 from lanyinglog.raft.follower import WINDOW_APPENDS_MAX, Follower
 from lanyinglog.raft.guard import Guard
 from lanyinglog.raft.journal import Journal
@@ -150,7 +151,7 @@ def test_audit_04_a_refusal_older_than_the_last_rewind_is_ignored() -> None:
 
 # ------------------------------------------------------------------------------------------------------------ audit 7
 def follower_in_any_term(self: Guard, sender: str, term: int) -> Follower | None:
-    return self._state_of(sender) if self.engine.role is Role.LEADER else None
+    return self.feeds.of(sender) if self.engine.role is Role.LEADER else None
 
 
 def receive_answers_of_any_term(self: Guard, sender: str, message: PeerMessage, now: float) -> None:
@@ -241,7 +242,7 @@ def test_audit_18_a_divergent_tail_is_crossed_a_term_at_a_time() -> None:
 
 # ----------------------------------------------------------------------------------------------------------- audit 21
 @audited(
-    "21", off=replaced(Guard, "_window_is_full", lambda self, follower: False), harm="in flight to a silent follower"
+    "21", off=replaced(Feeds, "_window_is_full", lambda self, follower: False), harm="in flight to a silent follower"
 )
 def test_audit_21_what_is_in_flight_to_a_silent_follower_is_bounded() -> None:
     """n3 takes everything and answers nothing; the log goes on without it, and it catches up when it answers."""
