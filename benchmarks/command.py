@@ -29,12 +29,7 @@ def main(arguments: Sequence[str]) -> int:
         _list()
         return 0
     if options.verb == "report":
-        page = report.markdown(json.loads(options.file.read_text()), plots=options.plots)
-        if options.into:
-            options.into.write_text(report.replace_results(options.into.read_text(), page))
-        else:
-            print(page, end="")
-        return 0
+        return _report(options)
     return _measure(options)
 
 
@@ -55,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
         one.add_argument("--lines", metavar="PATH", type=Path, action="append", help="log lines: files or directories")
         one.add_argument("--json", metavar="FILE", type=Path, help="write all figures there")
     shown = verbs.add_parser("report", help="what --json wrote, as Markdown with plots")
-    shown.add_argument("file", metavar="FILE", type=Path)
+    shown.add_argument("files", metavar="FILE", type=Path, nargs="+", help="of runs that asked different questions")
     shown.add_argument("--plots", metavar="DIR", type=Path, help="write SVG plots there, and refer to them")
     shown.add_argument("--into", metavar="PAGE", type=Path, help="in place of the results in a document, not printed")
     return parser
@@ -84,6 +79,20 @@ def _list() -> None:
     print(f"\npip is the one of this interpreter: {sys.executable} -m pip")
 
 
+def _report(options: argparse.Namespace) -> int:
+    try:
+        results = report.merged([json.loads(file.read_text()) for file in options.files])
+    except (OSError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    page = report.markdown(results, plots=options.plots)
+    if options.into:
+        options.into.write_text(report.replace_results(options.into.read_text(), page))
+    else:
+        print(page, end="")
+    return 0
+
+
 def _measure(options: argparse.Namespace) -> int:
     raise_file_limit()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C: clusters go, figures so far are shown
@@ -92,7 +101,11 @@ def _measure(options: argparse.Namespace) -> int:
         print(f"nothing to measure: {skipped}", file=sys.stderr)
         return 1
     rounds = options.rounds or (1 if options.quick else ROUNDS)
-    lines = read_lines(options.lines) if options.lines else made_up()
+    try:
+        lines = read_lines(options.lines) if options.lines else made_up()
+    except (OSError, ValueError) as error:
+        print(f"--lines: {error}", file=sys.stderr)
+        return 2
     facts = {
         **machine.facts(),
         "log lines": f"{len(lines)} of {'--lines' if options.lines else 'an imagined web server'},"

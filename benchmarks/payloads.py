@@ -41,9 +41,15 @@ LINES = Payload("log lines")
 
 
 def read_lines(paths: Sequence[Path]) -> list[bytes]:
-    """The lines of ``paths``, each a file or a directory of ``*.log`` files, empty ones left out."""
-    files = [file for path in paths for file in (sorted(path.glob("*.log")) if path.is_dir() else [path])]
-    return [line for file in files for line in file.read_bytes().splitlines() if line]
+    """The lines of ``paths``, each a file or a directory with ``*.log`` files at any depth, empty ones left out.
+
+    `OSError` for what can't be read, `ValueError` where there is no line.
+    """
+    files = [file for path in paths for file in (sorted(path.rglob("*.log")) if path.is_dir() else [path])]
+    lines = [line for file in files for line in file.read_bytes().splitlines() if line]
+    if not lines:
+        raise ValueError(f"no log lines in {', '.join(map(str, paths))}: directories are searched for *.log")
+    return lines
 
 
 def made_up(count: int = 6_000, *, seed: int = 1) -> list[bytes]:

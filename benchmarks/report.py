@@ -45,6 +45,27 @@ def as_json(facts: dict[str, str], systems: Sequence[System], skipped: dict[str,
     }
 
 
+def merged(parts: Sequence[Results]) -> Results:
+    """Runs of one machine as one. `ValueError` where two asked the same: different runs are not to be compared."""
+    whole: Results = {"machine": {}, "systems": {}, "skipped": {}, "troubles": [], "answers": []}
+    asked: set[str] = set()
+    facts: dict[str, list[str]] = {}
+    for part in parts:
+        questions = set(by_question(part))
+        if twice := asked & questions:
+            raise ValueError(f"asked in more than one of these runs: {', '.join(sorted(twice))}")
+        asked |= questions
+        for name, fact in part["machine"].items():
+            facts.setdefault(name, []).append(fact)
+        whole["systems"] |= part["systems"]
+        whole["skipped"] |= part["skipped"]
+        whole["troubles"] += part["troubles"]
+        whole["answers"] += part["answers"]
+    whole["machine"] = {name: "; ".join(dict.fromkeys(said)) for name, said in facts.items()}
+    whole["skipped"] = {name: why for name, why in whole["skipped"].items() if name not in whole["systems"]}
+    return whole
+
+
 def text(results: Results) -> str:
     """For a terminal."""
     lines = ["", *(f"{name}: {fact}" for name, fact in results["machine"].items())]

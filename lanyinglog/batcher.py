@@ -1,6 +1,7 @@
 """From requests to entries and back: what waits for the next group commit, and who is told how it ended.
 
-Batches that arrive while the disk is busy wait here and leave together as one entry: group commit without a timer.
+Batches that arrive while the disk is busy, or while a small entry is under way, wait here and leave together as one
+entry: group commit without a timer.
 Each has a `Ticket`, which is settled exactly once:
 
 | ticket ends as | when | promise |
@@ -42,6 +43,8 @@ class BatcherLimits:
     """An entry takes batches until it reaches this (and so may exceed it by one batch)."""
     entry_batches_max: int = 4_096
     entries_in_flight_max: int = 8
+    pipelined_bytes_min: int = 64 << 10
+    """With an entry in flight, less than this waits for it: company does a small entry more good than a head start."""
     deadline_s: float = 10.0
     """How long a batch may take before its producer is told that its outcome is unknown; one that shares its entry with
     later ones is told with the last of them, in less than twice this."""
@@ -137,8 +140,11 @@ class Batcher:
 
     @property
     def may_propose(self) -> bool:
-        """Whether something waits and few enough entries are in flight."""
-        return bool(self._waiting) and len(self._in_flight) < self._limits.entries_in_flight_max
+        """Whether something waits, and nothing is in flight or enough waits to be worth an entry beside those."""
+        if not self._in_flight:
+            return bool(self._waiting)
+        limits = self._limits
+        return self._waiting_bytes >= limits.pipelined_bytes_min and len(self._in_flight) < limits.entries_in_flight_max
 
     def take(self) -> Proposal:
         """The next entry's batches, in order of arrival."""

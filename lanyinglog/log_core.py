@@ -194,14 +194,20 @@ class LogCore:
         self._notice_leadership()
         self._check_retention(now, wall_ns)
         self._promote_learner(now)
-        can_append = self.replica.may_append and not self.replica.journal.writing
-        if can_append and self._commands:
+        if self._can_append and self._commands:
             self._propose_command(now, wall_ns)
-        elif can_append and self.batcher.may_propose:
+        elif self._can_append and self.batcher.may_propose:
             self._propose(now, wall_ns)
         else:
             self.replica.advance(now)
+            self._notice_leadership()
+            if self._can_append and self.batcher.may_propose:  # what it waited for has been applied in this turn
+                self._propose(now, wall_ns)
         self._notice_leadership()
+
+    @property
+    def _can_append(self) -> bool:
+        return self.replica.may_append and not self.replica.journal.writing
 
     def _check_retention(self, now: float, wall_ns: int) -> None:
         """Propose a trim if it is time to look, a limit is exceeded, and none is under way."""

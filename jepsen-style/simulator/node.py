@@ -140,6 +140,7 @@ class Node:
             now=self.now,
             limits=BatcherLimits(
                 entries_in_flight_max=plan.entries_in_flight_max,
+                pipelined_bytes_min=plan.pipelined_bytes_min,
                 deadline_s=DEADLINE_S * plan.timing.election_timeout_s,
             ),
             cache_bytes_max=plan.cache_bytes_max,

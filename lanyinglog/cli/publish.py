@@ -49,7 +49,7 @@ def _parse_headers(_ctx: click.Context, param: click.Parameter, value: tuple[str
     type=click.Path(path_type=Path, exists=True, dir_okay=False, allow_dash=True),
     help="Each line of this file is a message; - is standard input.",
 )
-@option("--batch", type=click.IntRange(1, MESSAGES_MAX), help="Messages a batch at most.  [as many as 256 KiB hold]")
+@option("--batch", type=click.IntRange(1, MESSAGES_MAX), help="Messages a batch at most.  [as many as 512 KiB hold]")
 @option("--key", help="The key of each message.")
 @option("--header", "headers", multiple=True, callback=_parse_headers, metavar="NAME=VALUE", help="May be repeated.")
 @option("--compress", type=click.Choice(sorted(CODECS)), default="none", show_default=True, help="For each batch.")

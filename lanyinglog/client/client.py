@@ -175,7 +175,7 @@ class Client:
         self,
         *,
         linger: float = 0.0,
-        batch_bytes: int = 256 << 10,
+        batch_bytes: int = 512 << 10,
         batch_messages: int = MESSAGES_MAX,
         compression: str | None = None,
         buffer_bytes: int = 8 << 20,

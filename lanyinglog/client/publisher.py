@@ -41,7 +41,7 @@ class PublisherSettings:
 
     linger: float = 0.0
     """Seconds that a batch which is not full waits for more; 0 sends what there is as soon as there is room."""
-    batch_bytes: int = 256 << 10
+    batch_bytes: int = 512 << 10
     batch_messages: int = record.MESSAGES_MAX
     batches_in_flight: int = WINDOW
     buffer_bytes: int = 8 << 20

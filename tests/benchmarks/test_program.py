@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import command, questions
+from benchmarks import command, payloads, questions
 from benchmarks.question import Cell, Question
 from benchmarks.questions import latency, throughput
 from benchmarks.system import Load
@@ -47,3 +47,17 @@ def test_the_document_says_what_each_question_asks() -> None:
     document = (Path(__file__).resolve().parent.parent.parent / "docs" / "performance.md").read_text()
     for question in questions.ALL.values():
         assert f"| {question.name} | {question.asks} |" in document
+
+
+def test_a_place_without_log_lines_is_a_usage_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty.log").write_text("\n\n")
+    for path, says in ((tmp_path, "no log lines"), (tmp_path / "nothing", "nothing")):
+        assert command.main(["run", "throughput", "--lines", str(path)]) == 2
+        assert says in capsys.readouterr().err
+
+
+def test_log_lines_are_found_in_directories_of_directories(tmp_path: Path) -> None:
+    (tmp_path / "web" / "old").mkdir(parents=True)
+    (tmp_path / "web" / "old" / "a.log").write_text("one\ntwo\n")
+    (tmp_path / "web" / "readme.md").write_text("no line of a log\n")
+    assert payloads.read_lines([tmp_path]) == [b"one", b"two"]

@@ -108,6 +108,27 @@ def test_a_report_names_durability_and_spread(tmp_path: Path) -> None:
     ElementTree.parse(tmp_path / "plots" / "throughput.svg")
 
 
+def _part(question: str, **facts: str) -> report.Results:
+    return {
+        "machine": facts,
+        "systems": {"a": {"version": "1", "client": "c", "durability": "d"}},
+        "skipped": {},
+        "troubles": [],
+        "answers": [{"question": question, "cell": "all", "system": "a", "metrics": {}}],
+    }
+
+
+def test_runs_that_asked_different_questions_make_one_report() -> None:
+    whole = report.merged([_part("latency", cpu="one", load="0.1"), _part("tail", cpu="one", load="0.2")])
+    assert list(report.by_question(whole)) == ["latency", "tail"]
+    assert whole["machine"] == {"cpu": "one", "load": "0.1; 0.2"}
+
+
+def test_what_was_measured_twice_is_not_put_into_one_table() -> None:
+    with pytest.raises(ValueError, match="latency"):
+        report.merged([_part("latency"), _part("latency")])
+
+
 def test_results_go_between_the_marks_of_a_page_again_and_again() -> None:
     page = "before <!-- results -->\nold\n<!-- end of results --> after"
     once = report.replace_results(page, "new\n")

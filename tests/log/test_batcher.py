@@ -27,6 +27,7 @@ LIMITS = BatcherLimits(
     entry_bytes_max=4 * SIZE,
     entry_batches_max=3,
     entries_in_flight_max=2,
+    pipelined_bytes_min=3 * SIZE,
     deadline_s=10.0,
 )
 
@@ -155,7 +156,11 @@ class Model(RuleBasedStateMachine):
     def bounds_hold(self) -> None:
         waiting_bytes = sum(one.size for one in self.waiting)
         assert len(self.in_flight) <= LIMITS.entries_in_flight_max
-        assert self.batcher.may_propose == (bool(self.waiting) and len(self.in_flight) < LIMITS.entries_in_flight_max)
+        if not self.in_flight:
+            assert self.batcher.may_propose == bool(self.waiting)
+        else:
+            worth_it = waiting_bytes >= LIMITS.pipelined_bytes_min
+            assert self.batcher.may_propose == (worth_it and len(self.in_flight) < LIMITS.entries_in_flight_max)
         room = waiting_bytes <= LIMITS.room_bytes_max and len(self.waiting) <= LIMITS.room_batches_max
         assert self.batcher.has_room == room
 

@@ -209,7 +209,7 @@ def test_readers_see_nothing_that_is_not_committed() -> None:
 
 def test_no_more_entries_are_in_flight_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """The rest waits, and goes together when there is room."""
-    monkeypatch.setattr(LogNode, "limits", BatcherLimits(entries_in_flight_max=2))
+    monkeypatch.setattr(LogNode, "limits", BatcherLimits(entries_in_flight_max=2, pipelined_bytes_min=1))
     cluster = led_by_n1()
     cluster.isolate("n1")
     tickets = []
@@ -221,6 +221,33 @@ def test_no_more_entries_are_in_flight_than_the_limit(monkeypatch: pytest.Monkey
     cluster.tick(1.5)
     assert [result_of(ticket).first_seq for ticket in tickets] == [1, 2, 3, 4, 5, 6]  # type: ignore[union-attr]
     assert cluster["n1"].last_index == 2 + 3, "four batches in one entry"
+
+
+def test_a_little_waits_for_the_entry_in_flight_and_leaves_in_the_turn_that_applies_it() -> None:
+    """Not at whatever wakes the node next: with nothing else to do, that would be the next heartbeat."""
+    cluster = led_by_n1(1)
+    first = cluster.submit("n1", batch(1, 1))
+    cluster.turn("n1")
+    rest = [cluster.submit("n1", batch(number, 1)) for number in (2, 3)]
+    cluster.turn("n1")
+    assert cluster["n1"].last_index == 2 + 1, "both wait"
+    cluster["n1"].sync(cluster.now)
+    cluster.turn("n1")
+    assert isinstance(result_of(first), Ack)
+    assert cluster["n1"].last_index == 2 + 2, "one entry of both"
+    cluster.sync("n1")
+    assert [result_of(ticket).first_seq for ticket in rest] == [2, 3]  # type: ignore[union-attr]
+
+
+def test_much_does_not_wait_for_the_entry_in_flight(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LogNode, "limits", BatcherLimits(pipelined_bytes_min=1 << 10))
+    cluster = led_by_n1()
+    cluster.isolate("n1")
+    cluster.submit("n1", batch(1, 1))
+    cluster.settle()
+    cluster.submit("n1", batch(2, 1, bytes(1 << 10)))
+    cluster.settle()
+    assert cluster["n1"].last_index == 2 + 2
 
 
 def test_a_batch_proposed_in_the_turn_that_ends_leadership_is_refused_for_certain() -> None:

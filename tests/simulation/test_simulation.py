@@ -26,7 +26,7 @@ QUICK = {
     "apply_raises": 20,
     "clock_in_apply": 5,
     "commits_before_sync": 10,
-    "disk_error_ignored": 10,
+    "disk_error_ignored": 20,
     "leader_counts_itself_early": 10,
     "no_deduplication": 20,
     "no_pre_vote": 30,
@@ -152,3 +152,11 @@ def test_a_violation_travels_between_processes():
     again = pickle.loads(pickle.dumps(broken))
     assert (again.rule, again.words, again.about) == (broken.rule, broken.words, broken.about)
     assert str(again) == str(broken)
+
+
+def test_the_table_in_the_docs_has_every_defect_that_can_be_planted() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "simulation.md").read_text()
+    table = text.split("<!-- scoreboard -->")[1].split("<!-- end of scoreboard -->")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line[:1] == "|"]
+    assert sorted(row[:2] for row in rows[2:]) == sorted([each.name, each.audit] for each in DEFECTS.values())
+    assert all(1 <= int(row[2]) <= command.DEFECT_SEEDS_MAX and row[4] != "NOT FOUND" for row in rows[2:])
