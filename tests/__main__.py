@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -35,6 +36,9 @@ STAGES = {
     "faults": ["jepsen-style", "run", "--preset", "smoke"],
 }
 """What runs, in this order; each is an argument list for this interpreter."""
+STAGE_S_MAX = 1_500.0
+"""A stage that takes longer hangs: it is ended, and the next one runs."""
+END_S_MAX = 60.0
 
 
 def main(arguments: list[str]) -> int:
@@ -49,7 +53,7 @@ def main(arguments: list[str]) -> int:
         "tests": [*STAGES["tests"], *_seeded([])],
         "faults": [*STAGES["faults"], "--report", str(report)],
     }
-    failed = [name for name, command in commands.items() if not _passes(name, command)]
+    failed = [name for name, command in commands.items() if not _passes(name, command, limit_s=STAGE_S_MAX)]
     if "faults" not in failed:
         shutil.rmtree(report, ignore_errors=True)
     if failed:
@@ -64,12 +68,27 @@ def _seeded(arguments: list[str]) -> list[str]:
     return [*arguments, f"--hypothesis-seed={secrets.randbelow(2**32)}"]
 
 
-def _passes(name: str, command: list[str]) -> bool:
+def _passes(name: str, command: list[str], *, limit_s: float | None = None) -> bool:
     print(f"== {name}: python {' '.join(command)}", flush=True)
     began = time.monotonic()
-    passed = subprocess.run([sys.executable, *command], check=False).returncode == 0
+    with subprocess.Popen([sys.executable, *command]) as stage:
+        try:
+            passed = stage.wait(limit_s) == 0
+        except subprocess.TimeoutExpired:
+            print(f"   ended after {limit_s:g} s", flush=True)
+            passed = False
+            _interrupt(stage)
     print(f"   {'ok' if passed else 'FAILED'} in {time.monotonic() - began:.1f} s", flush=True)
     return passed
+
+
+def _interrupt(stage: subprocess.Popen[bytes]) -> None:
+    """As Ctrl-C would, so that it takes its own processes and directories with it."""
+    stage.send_signal(signal.SIGINT)
+    try:
+        stage.wait(END_S_MAX)
+    except subprocess.TimeoutExpired:
+        stage.kill()
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from importlib import import_module
 import click
 
 import lanyinglog
-from lanyinglog.cli.output import give_up_stdout
+from lanyinglog.cli.output import give_up_stdout, write_stdout_whole
 
 VERBS = {
     "demo": ("lanyinglog.cli.demo:demo", "See the promises hold: a cluster, real lines, a kill, a subscriber."),
@@ -99,4 +99,5 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def main() -> None:
     """The console script."""
+    write_stdout_whole()
     sys.exit(run())

@@ -7,6 +7,7 @@ and ``outcome`` are the wire's words (`lanyinglog.errors`).
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -138,6 +139,17 @@ def print_error(error: LanyingError, *, form: str) -> None:
         return
     advice = "" if isinstance(error, ConfigError | BadRequest) else f"\n  advice: {error.advice}"
     sys.stderr.write(f"lanyinglog: {error.message}{advice}\n")
+
+
+def write_stdout_whole() -> None:
+    """From here on a write to standard output is whole, or an error.
+
+    With PYTHONUNBUFFERED, as in many containers, standard output is the bare file, whose ``write`` may stop half way
+    without a word: at a disk that is full, at a reader that has gone."""
+    bare = sys.stdout
+    if isinstance(bare, io.TextIOWrapper) and isinstance(bare.buffer, io.RawIOBase):
+        whole = io.BufferedWriter(io.FileIO(bare.fileno(), "w", closefd=False))
+        sys.stdout = io.TextIOWrapper(whole, encoding=bare.encoding, errors=bare.errors, line_buffering=True)
 
 
 def give_up_stdout() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import sys
@@ -68,15 +69,37 @@ def test_a_subscription_begins_and_ends_where_it_is_told(cluster: Cluster) -> No
         assert [row["payload"] for row in found] == ["1", "2"]
 
 
-def test_a_reader_that_has_enough_is_no_error(cluster: Cluster) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_has_enough_is_no_error(cluster: Cluster, unbuffered: str) -> None:
     run("publish", "pipe", "--file", "-", "--server", cluster.server, stdin=b"line\n" * 20_000)
     subscribe = [sys.executable, "-m", "lanyinglog", "subscribe", "pipe", "--from", "first", "--server", cluster.server]
-    with subprocess.Popen(subscribe, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        assert process.stdout is not None and process.stderr is not None
-        assert b"line" in process.stdout.readline()
-        process.stdout.close()
-        assert process.wait(30) == 0
-        assert process.stderr.read() == b""
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    with subprocess.Popen(subscribe, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
+        try:
+            assert process.stdout is not None and process.stderr is not None
+            assert b"line" in process.stdout.readline()
+            process.stdout.close()
+            assert process.wait(30) == 0
+            assert process.stderr.read() == b""
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_that_finds_no_room_is_an_error(cluster: Cluster, tmp_path: Path, unbuffered: str) -> None:
+    run("publish", "long", "--file", "-", "--server", cluster.server, stdin=(b"x" * 99 + b"\n") * 1_000)
+    program = f"{sys.executable} -m lanyinglog subscribe long --from first --until last --server {cluster.server}"
+    with (tmp_path / "messages").open("wb") as file:
+        done = subprocess.run(
+            ["sh", "-c", f"ulimit -f 8 && exec {program} --format raw"],
+            stdout=file,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr.startswith(b"lanyinglog: File too large\n")
 
 
 def test_status_and_topics_have_their_fields(cluster: Cluster) -> None:
