@@ -7,6 +7,7 @@ What the suite does to a node it notes here, so that a node that ends *without* 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import secrets
@@ -57,6 +58,8 @@ class Node:
         """Whether its end is no surprise: its disk is damaged or broken just now."""
         self.struck = False
         """Whether this end is the suite's doing."""
+        self.joins = False
+        """Whether it is new, and has still to be taken in."""
 
     @property
     def log_file(self) -> Path:
@@ -77,8 +80,16 @@ class Cluster:
         disks: dict[str, Disk],
         cables: Cables | None,
         defect: str | None,
+        *,
+        spares: int = 0,
     ) -> None:
-        self.nodes = {place.node: Node(place, directory / place.node, disks[place.node]) for place in places}
+        everyone = {place.node: Node(place, directory / place.node, disks[place.node]) for place in places}
+        self.everyone = everyone
+        """Members, those that may become some (the last ``spares`` of ``places``), and those that were."""
+        members = len(everyone) - spares
+        self.nodes = dict(list(everyone.items())[:members])
+        """The members, also one that is to join; replaced, never changed, for faults look at it meanwhile."""
+        self._spares = list(everyone.values())[members:]
         self.cables = cables
         self._defect = defect or "-"
         self._tie, self._tie_held = os.pipe()
@@ -90,8 +101,8 @@ class Cluster:
         secret = directory / "cluster.secret"
         secret.touch(0o600)
         secret.write_text(secrets.token_hex(32))
-        for node in self.nodes.values():
-            self._write_settings(node)
+        for node in everyone.values():
+            self._write_routes(node)
 
     @property
     def names(self) -> list[str]:
@@ -101,7 +112,12 @@ class Cluster:
     def majority(self) -> int:
         return len(self.nodes) // 2 + 1
 
+    def _write_routes(self, node: Node) -> None:
+        routes = {_text(self.everyone[other].place.peer): relay for other, relay in node.place.relays.items()}
+        (node.directory / "routes.json").write_text(json.dumps(routes))
+
     def _write_settings(self, node: Node) -> None:
+        """As an operator has it who keeps the settings true to who belongs."""
         place = node.place
         lines = [
             f'node = "{node.name}"',
@@ -111,9 +127,10 @@ class Cluster:
             'cluster = "suite"',
             'secret_file = "../cluster.secret"',
             f"i_accept_an_open_unencrypted_port = {'true' if self.cables else 'false'}",
+            f"join = {'true' if node.joins else 'false'}",
             "",
             "[peers]",
-            *(f'{name} = "{_text(address)}"' for name, address in place.peers.items()),
+            *(f'{name} = "{_text(member.place.peer)}"' for name, member in self.nodes.items()),
         ]
         (node.directory / "node.toml").write_text("\n".join(lines) + "\n")
 
@@ -127,9 +144,11 @@ class Cluster:
 
     def _spawn(self, node: Node) -> None:
         name = node.name
+        self._write_settings(node)
         prefix = self.cables.prefix(name) if self.cables else []
         settings = ["node", "--config", str(node.directory / "node.toml")]
-        command = [sys.executable, "-P", str(LAUNCHER), str(node.disk.clock_file), self._defect, "--", *settings]
+        files = [str(node.disk.clock_file), str(node.directory / "routes.json")]
+        command = [sys.executable, "-P", str(LAUNCHER), *files, self._defect, "--", *settings]
         environment = node_environment(os.environ) | node.disk.environment() | {TIE_VARIABLE: str(self._tie)}
         with node.log_file.open("ab") as log:
             spawn = partial(
@@ -225,6 +244,25 @@ class Cluster:
             lost += self.nodes[name].disk.pull_plug(source, share=share)
         return lost
 
+    # ------------------------------------------------------------------------------------------------ coming and going
+    def admit(self) -> Node | None:
+        """A new node runs and waits to be taken in; None if there is none left: a name is used once."""
+        with self._lock:
+            if not self._spares:
+                return None
+            node = self._spares.pop(0)
+            node.joins = True
+            self.nodes = self.nodes | {node.name: node}
+            self._spawn(node)
+            return node
+
+    def dismiss(self, name: str) -> None:
+        """The node belongs no more: it is down, its disk is empty, and its name is not used again."""
+        self.kill(name)
+        with self._lock:
+            self.nodes = {one: node for one, node in self.nodes.items() if one != name}
+        self.everyone[name].disk.wipe()
+
     # -------------------------------------------------------------------------------------------------- looking at it
     def statuses(self) -> dict[str, dict[str, Any]]:
         """What each node that answers says of itself."""
@@ -272,7 +310,7 @@ class Cluster:
 
     def close(self) -> None:
         """Every process is gone afterwards."""
-        for node in self.nodes.values():
+        for node in self.everyone.values():
             if node.process is not None:
                 node.process.kill()
                 node.process.wait()

@@ -16,17 +16,17 @@ from lanyinglog.cli.processes import free_port
 from suite.links import Link, client_link, peer_link
 
 CLIENT_PORT, PEER_PORT, RELAY_PORT, CLIENT_RELAY_PORT = 7420, 7520, 7600, 7700
-PORTS_PER_NODE = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One node's addresses. ``peers`` are those under which it knows the members; relays lead there."""
+    """One node's addresses. ``peer`` is where it listens, and what all know it by; who dials it from here is led
+    through a relay: ``relays`` has the relay's address by the name of the node that it leads to."""
 
     node: str
     client: tuple[str, int]
     peer: tuple[str, int]
-    peers: dict[str, tuple[str, int]]
+    relays: dict[str, tuple[str, int]]
     client_relay: tuple[str, int]
 
 
@@ -35,7 +35,7 @@ def plan(nodes: Sequence[str], *, isolated: bool) -> tuple[list[Place], list[Lin
     places = _isolated(nodes) if isolated else _on_loopback(nodes)
     by_name = {place.node: place for place in places}
     links = [
-        Link(peer_link(place.node, other), place.peers[other], by_name[other].peer, True)
+        Link(peer_link(place.node, other), place.relays[other], by_name[other].peer, True)
         for place in places
         for other in nodes
         if other != place.node
@@ -48,9 +48,8 @@ def _isolated(nodes: Sequence[str]) -> list[Place]:
     places = []
     for i, node in enumerate(nodes, 1):
         own, hub = f"10.99.{i}.2", f"10.99.{i}.1"
-        peers = {other: (hub, RELAY_PORT + j) for j, other in enumerate(nodes, 1) if other != node}
-        peers[node] = (own, PEER_PORT)
-        places.append(Place(node, (own, CLIENT_PORT), (own, PEER_PORT), peers, ("127.0.0.1", CLIENT_RELAY_PORT + i)))
+        relays = {other: (hub, RELAY_PORT + j) for j, other in enumerate(nodes, 1) if other != node}
+        places.append(Place(node, (own, CLIENT_PORT), (own, PEER_PORT), relays, ("127.0.0.1", CLIENT_RELAY_PORT + i)))
     return places
 
 
@@ -62,8 +61,9 @@ def _on_loopback(nodes: Sequence[str]) -> list[Place]:
     places = []
     for i, node in enumerate(nodes):
         base = first + i * (count + 2)
-        peers = {other: (host, base + 2 + j) for j, other in enumerate(nodes)}
-        places.append(Place(node, (host, base), peers[node], peers, (host, base + 1)))
+        ports = {other: (host, base + 2 + j) for j, other in enumerate(nodes)}
+        own = ports.pop(node)
+        places.append(Place(node, (host, base), own, ports, (host, base + 1)))
     return places
 
 

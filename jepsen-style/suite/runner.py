@@ -37,10 +37,12 @@ TURN_S_MAX = 4.0
 """How long a hard fault waits for the one before it to be over."""
 HEAL_S_MAX = 90.0
 """Far more than it takes (results.json says how long): a machine that does other things is no violation."""
-FAULT_END_S_MAX = 60.0
-"""A fault that is to end starts or stops nodes; even a rolling restart is through by then."""
+FAULT_END_S_MAX = 100.0
+"""A fault that is to end starts or stops nodes; a rolling restart or a change of members is through by then."""
 FINISH_S_MAX = 400.0
 CLUSTER = "suite"
+MEMBERS, SPARES_MAX, SPARE_S = "members", 12, 6.0
+"""The fault that needs nodes which join; how many there are at most, and one for so many seconds."""
 ACKED_MIN = 50
 """With fewer acknowledged operations a run says nothing."""
 
@@ -109,12 +111,14 @@ class Run:
     def go(self) -> Outcome:
         """The run, and its outcome."""
         outcome = self._outcome
-        names = outcome.cluster_names = tuple(f"n{i}" for i in range(1, self._settings.nodes + 1))
+        spares = self._spares()
+        names = tuple(f"n{i}" for i in range(1, self._settings.nodes + spares + 1))
+        outcome.cluster_names = names[: self._settings.nodes]
         with ExitStack() as undo:
             work = undo.enter_context(_work_directory(self._settings.report, isolated=self._sandbox.isolated))
-            cluster, layers = self._build(names, work, undo)
+            cluster, layers = self._build(names, spares, work, undo)
             self._tell("starting the nodes")
-            for name in names:
+            for name in cluster.names:
                 cluster.start(name)
             problem = cluster.wait_equal(timeout_s=START_S_MAX)
             if problem is not None or cluster.ends:
@@ -128,7 +132,15 @@ class Run:
         return outcome
 
     # ------------------------------------------------------------------------------------------------------ building
-    def _build(self, names: tuple[str, ...], work: Path, undo: ExitStack) -> tuple[Cluster, Layers]:
+    def _spares(self) -> int:
+        """How many nodes may join: each change of members takes one."""
+        scenario = self._settings.scenario
+        chosen = scenarios.faults_of(scenario) if scenario is not None else set(self._settings.faults)
+        if MEMBERS not in chosen:
+            return 0
+        return max(2, min(SPARES_MAX, int(self._settings.seconds / SPARE_S)))
+
+    def _build(self, names: tuple[str, ...], spares: int, work: Path, undo: ExitStack) -> tuple[Cluster, Layers]:
         isolated = self._sandbox.isolated
         shim, no_shim = compile_shim(work)
         self._outcome.capabilities = {
@@ -141,12 +153,12 @@ class Run:
         cables = Cables(places) if isolated else None
         if cables is not None:
             undo.callback(cables.close)
-        room = psutil.virtual_memory().available // (2 * len(names))
+        room = psutil.virtual_memory().available // (2 * (self._settings.nodes + min(spares, 2)))
         disks = {}
         for name in names:
             (work / name).mkdir()
             disks[name] = Disk(work / name, size_bytes=min(DISK_BYTES, room) if isolated else None, shim=shim)
-        cluster = Cluster(places, work, disks, cables, self._settings.defect)
+        cluster = Cluster(places, work, disks, cables, self._settings.defect, spares=spares)
         undo.callback(cluster.close)
         relay = Links(links, seed=self._settings.seed, log=self._settings.report / "relay.log")
         undo.callback(relay.close)
@@ -161,7 +173,7 @@ class Run:
         undo.callback(arena.over.set)
         workers = self._stage.workers = Workers(settings, cluster, epoch_ns=epoch_ns)
         undo.callback(workers.close)
-        self._hurt(arena)
+        self._hurt(arena, workers)
         outcome.used_s = arena.now() / 1e9
         self._tell("stopping the workloads")
         workers.stop()
@@ -180,7 +192,7 @@ class Run:
         outcome.history = load(workers.files)
         outcome.checked_s = time.monotonic() - began
 
-    def _hurt(self, arena: Arena) -> None:
+    def _hurt(self, arena: Arena, workers: Workers) -> None:
         orders = self._orders(arena)
         threads = []
         began = time.monotonic()
@@ -191,6 +203,7 @@ class Run:
                 threads[-1].start()
             arena.cluster.notice_ends()
             self._restart_ended(arena)
+            workers.members_are(arena.cluster.names)
             self._tell("running", now)
             time.sleep(0.05)
         arena.over.set()
@@ -199,6 +212,7 @@ class Run:
             thread.join(max(0.0, deadline - time.monotonic()))
             if thread.is_alive():
                 self._outcome.problems.append("a fault did not end: see the last ones in faults.jsonl")
+        workers.members_are(arena.cluster.names)
 
     def _orders(self, arena: Arena) -> list[Order]:
         """The schedule, of the faults that this machine allows."""
@@ -237,7 +251,8 @@ class Run:
         """A node that ended by itself is noted, and started again, as a service manager would."""
         for end in arena.cluster.ends[self._restarted :]:
             self._restarted += 1
-            arena.cluster.start(end.node)
+            if end.node in arena.cluster.nodes:
+                arena.cluster.start(end.node)
 
     def _heal(self, arena: Arena) -> None:
         cluster, outcome = arena.cluster, self._outcome
@@ -287,7 +302,7 @@ class Run:
             findings.drop("phantom")  # what a worker that ended early had sent may be missing from the history
 
     def _keep_logs(self, cluster: Cluster) -> None:
-        for name, node in cluster.nodes.items():
+        for name, node in cluster.everyone.items():
             if node.log_file.exists():
                 (self._settings.report / "nodes").mkdir(exist_ok=True)
                 shutil.copyfile(node.log_file, self._settings.report / "nodes" / f"{name}.log")

@@ -43,8 +43,7 @@ SCENARIOS: dict[str, Scenario] = {
         ),
     ),
     "handover-under-fire": Scenario(
-        "leadership is handed over and all nodes are restarted in turn, with partitions and kills in the middle. "
-        "Members stay the same: who joins and leaves is tried by the program `check members`.",
+        "leadership is handed over and all nodes are restarted in turn, with partitions and kills in the middle.",
         nodes=3,
         cycle_s=14.0,
         script=(
@@ -57,6 +56,19 @@ SCENARIOS: dict[str, Scenario] = {
             (8.5, 0.5, "transfer", "leader", {}),
         ),
     ),
+    "members-under-fire": Scenario(
+        "members change while nodes are killed and cut off: one after the other is replaced, leaders too.",
+        nodes=3,
+        cycle_s=12.0,
+        script=(
+            (0.0, 1.0, "members", "follower", {}),
+            (0.1, 1.0, "kill", "leader", {}),
+            (2.0, 1.0, "partition", "leader", {"kind": "leader", "lost": True}),
+            (5.5, 1.0, "members", "leader", {}),
+            (5.6, 1.0, "partition", "leader", {"kind": "leader", "lost": False}),
+            (8.0, 1.0, "kill", "follower", {}),
+        ),
+    ),
     "coordinated-power-loss": Scenario(
         "NATS 2.12 (Jepsen, 2025): all nodes lose power at the same moment, again and again.",
         nodes=3,
@@ -64,6 +76,11 @@ SCENARIOS: dict[str, Scenario] = {
         script=((0.0, 0.5, "power", "all", {"brownout_ms": 50}),),
     ),
 }
+
+
+def faults_of(name: str) -> set[str]:
+    """What happens in the scenario."""
+    return {fault for _, _, fault, _, _ in SCENARIOS[name].script}
 
 
 def orders(name: str, seed: int, seconds: float) -> list[Order]:

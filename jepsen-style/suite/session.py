@@ -30,13 +30,15 @@ class Tally:
 
 
 class Session:
-    """See the module. ``lane`` is the worker's number; ``servers`` are the nodes' client addresses by name."""
+    """See the module. ``lane`` is the worker's number; ``servers`` are the members' client addresses by name, kept up
+    to date from outside; ``everyone`` has those of all nodes that were members or may become some."""
 
     def __init__(
         self,
         *,
         lane: int,
         servers: dict[str, str],
+        everyone: dict[str, str],
         recorder: Recorder,
         tally: Tally,
         source: random.Random,
@@ -47,7 +49,8 @@ class Session:
         self.lane = lane
         self.servers = servers
         self.source = source
-        self._nodes = {address: node for node, address in servers.items()}
+        self.everyone = everyone
+        self._nodes = {address: node for node, address in everyone.items()}
         self._recorder = recorder
         self.tally = tally
         self._epoch_ns = epoch_ns
@@ -59,6 +62,12 @@ class Session:
         """For readers: the seq to go on with."""
         self.lanes = [self]
         """For workloads whose workers have several lanes: one session each, this one first."""
+
+    def server_list(self) -> list[str]:
+        """For a client that lives for long: the members in any order, then who may become one."""
+        members = list(self.servers.values())
+        self.source.shuffle(members)
+        return members + [server for server in self.everyone.values() if server not in members]
 
     # --------------------------------------------------------------------------------------------------------- time
     @property

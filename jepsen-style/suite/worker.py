@@ -1,8 +1,9 @@
 """A worker process: runs its share of the workloads against the cluster and writes its part of the history.
 
-Started with a plan as its argument (`Plan`); a line on standard input ends the workloads, the next one starts the
-final reads, the end of the input ends the process. Twice a second it prints what happened so far. The client connects
-through the relays: the one function of the client that opens a stream is given the relay's address instead.
+Started with a plan as its argument (`Plan`); an empty line on standard input ends the workloads, the next one starts
+the final reads, one with names says who the members are now, the end of the input ends the process. Twice a second it
+prints what happened so far. The client connects through the relays: the one function of the client that opens a stream
+is given the relay's address instead.
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ class Worker:
         return Session(
             lane=lane,
             servers=self.plan["servers"],
+            everyone=self.plan["everyone"],
             recorder=self.recorder,
             tally=self.tally,
             source=random.Random(f"{self.plan['seed']} {lane}"),
@@ -131,12 +133,21 @@ class Worker:
     async def _listen(self) -> None:
         buffer = b""
         async for piece in trio.lowlevel.FdStream(0):
-            buffer += piece
-            if b"\n" in buffer:
-                self.stop.set()
-            if buffer.count(b"\n") >= 2:
-                self.reading.set()
+            *lines, buffer = (buffer + piece).split(b"\n")
+            for line in lines:
+                if line:
+                    self._members_are(json.loads(line))
+                elif not self.stop.is_set():
+                    self.stop.set()
+                else:
+                    self.reading.set()
         raise SystemExit(3)  # the suite is gone
+
+    def _members_are(self, names: list[str]) -> None:
+        """All sessions look at the same table."""
+        servers = self.plan["servers"]
+        servers.clear()
+        servers.update({name: self.plan["everyone"][name] for name in names})
 
     async def _tell(self) -> None:
         while True:

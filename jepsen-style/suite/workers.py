@@ -33,12 +33,15 @@ class Workers:
         self._processes: list[subprocess.Popen[bytes]] = []
         self._stopped: list[threading.Event] = []
         self._finished: list[threading.Event] = []
-        servers = {name: _text(node.place.client) for name, node in cluster.nodes.items()}
-        relays = {_text(node.place.client): _text(node.place.client_relay) for node in cluster.nodes.values()}
+        everyone = {name: _text(node.place.client) for name, node in cluster.everyone.items()}
+        servers = {name: everyone[name] for name in cluster.names}
+        relays = {_text(node.place.client): _text(node.place.client_relay) for node in cluster.everyone.values()}
+        self._members = cluster.names
         for part, lanes in lanes_of(settings).items():
             file = settings.report / f"history-{part}.jsonl"
             plan = {
                 "servers": servers,
+                "everyone": everyone,
                 "relays": relays,
                 "history": str(file),
                 "seed": settings.seed,
@@ -93,6 +96,12 @@ class Workers:
         messages = sum(tally.get("messages", 0) for tally in self.tallies)
         return operations, messages, sum(tally.get("read", 0) for tally in self.tallies)
 
+    def members_are(self, names: list[str]) -> None:
+        """Whom the workloads may ask, if that has changed."""
+        if names != self._members:
+            self._members = names
+            self._write(json.dumps(names))
+
     def stop(self) -> None:
         """No new operations; returns when those under way have ended."""
         self._say(self._stopped, "the workloads did not end")
@@ -102,14 +111,17 @@ class Workers:
         self._say(self._finished, "the final reads did not end", timeout_s=timeout_s)
 
     def _say(self, events: Sequence[threading.Event], words: str, *, timeout_s: float = STOP_S_MAX) -> None:
-        for process in self._processes:
-            assert process.stdin is not None
-            if process.poll() is None:
-                process.stdin.write(b"\n")
-                process.stdin.flush()
+        self._write("")
         for event in events:
             if not event.wait(timeout_s):
                 self.problems.append(f"{words} within {timeout_s:g} s")
+
+    def _write(self, line: str) -> None:
+        for process in self._processes:
+            assert process.stdin is not None
+            if process.poll() is None:
+                process.stdin.write(line.encode() + b"\n")
+                process.stdin.flush()
 
     def close(self) -> None:
         """Every worker process is gone afterwards."""

@@ -33,6 +33,7 @@ NAMES = (
     "wipe",
     "transfer",
     "rolling",
+    "members",
 )
 
 ISOLATION, SIZED_DISK, SHIM, TC = "isolation", "sized-disk", "shim", "tc"

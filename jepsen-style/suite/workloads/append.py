@@ -25,9 +25,8 @@ LANES = 24
 async def run(session: Session) -> None:
     """One client for all lanes of the worker; now and then a new one, which has everything to learn again."""
     while not session.stopping:
-        servers = list(session.servers.values())
-        session.source.shuffle(servers)
-        async with lanyinglog.connect(servers, timeout=OPERATION_S_MAX) as client, trio.open_nursery() as nursery:
+        connecting = lanyinglog.connect(session.server_list(), timeout=OPERATION_S_MAX)
+        async with connecting as client, trio.open_nursery() as nursery:
             ends = trio.current_time() + session.source.uniform(10, 60)
             for lane in session.lanes:
                 nursery.start_soon(_publish_until, lane, client, ends)

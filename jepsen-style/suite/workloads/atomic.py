@@ -21,9 +21,8 @@ LANES = 6
 async def run(session: Session) -> None:
     """Batches of up to 30 messages, neighbours in different topics; lanes share a client, now and then a new one."""
     while not session.stopping:
-        servers = list(session.servers.values())
-        session.source.shuffle(servers)
-        async with lanyinglog.connect(servers, timeout=OPERATION_S_MAX) as client, trio.open_nursery() as nursery:
+        connecting = lanyinglog.connect(session.server_list(), timeout=OPERATION_S_MAX)
+        async with connecting as client, trio.open_nursery() as nursery:
             ends = trio.current_time() + session.source.uniform(10, 60)
             for lane in session.lanes:
                 nursery.start_soon(_publish_until, lane, client, ends)

@@ -32,7 +32,7 @@ TRUSTING = 0.3
 
 async def run(session: Session) -> None:
     """One batch after the other; the next number only once the one before is stored."""
-    addresses = [parse_address("server", server) for server in session.servers.values()]
+    addresses = [parse_address("server", server) for server in session.everyone.values()]
     servers = Servers(addresses, log="main", timing=Timing())
     producer, number = session.source.randbytes(16), 0
     links: list[Link] = []
