@@ -9,6 +9,7 @@ Whatever is random says its seed: ``python3 tests --hypothesis-seed=N`` repeats 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -36,8 +37,10 @@ STAGES = {
     "faults": ["jepsen-style", "run", "--preset", "smoke"],
 }
 """What runs, in this order; each is an argument list for this interpreter."""
-STAGE_S_MAX = 1_500.0
-"""A stage that takes longer hangs: it is ended, and the next one runs."""
+STAGE_S_MAX = 1_200.0
+"""A stage that takes longer hangs: it is ended with all it started, and the next one runs."""
+ALL_S_MAX = 3_600.0
+"""All stages together; what is left of it limits the last ones."""
 END_S_MAX = 60.0
 
 
@@ -53,7 +56,11 @@ def main(arguments: list[str]) -> int:
         "tests": [*STAGES["tests"], *_seeded([])],
         "faults": [*STAGES["faults"], "--report", str(report)],
     }
-    failed = [name for name, command in commands.items() if not _passes(name, command, limit_s=STAGE_S_MAX)]
+    ends_at = time.monotonic() + ALL_S_MAX
+    failed = []
+    for name, command in commands.items():
+        if not _passes(name, command, limit_s=min(STAGE_S_MAX, ends_at - time.monotonic())):
+            failed.append(name)
     if "faults" not in failed:
         shutil.rmtree(report, ignore_errors=True)
     if failed:
@@ -83,12 +90,20 @@ def _passes(name: str, command: list[str], *, limit_s: float | None = None) -> b
 
 
 def _interrupt(stage: subprocess.Popen[bytes]) -> None:
-    """As Ctrl-C would, so that it takes its own processes and directories with it."""
+    """As Ctrl-C would, so that it takes its own processes and directories with it; by force what is left then."""
+    import psutil  # not before `checkout.ensure`
+
+    stage_itself = psutil.Process(stage.pid)  # not waited for yet, so it is there
+    family = set(stage_itself.children(recursive=True))  # once their parent has ended they can't be found
     stage.send_signal(signal.SIGINT)
     try:
         stage.wait(END_S_MAX)
     except subprocess.TimeoutExpired:
+        family.update(stage_itself.children(recursive=True))
         stage.kill()
+    for process in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 if __name__ == "__main__":
