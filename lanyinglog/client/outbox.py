@@ -32,6 +32,10 @@ BATCH_BYTES_MAX = record.BATCH_BYTES_MAX - 4_096
 """The greatest ``batch_bytes``: sizes are estimated from above, only the header of the batch comes on top."""
 LARGE_BYTES = record.BATCH_BYTES_MAX // 2
 """Messages above this size are encoded once more when they come in, to see whether they fit a batch at all."""
+COMPANY_S = 0.01
+"""How long messages that do not fill a batch wait, at most, for the answer to one that is on its way. The leader would
+have them wait all the same, and one batch of ten costs everybody a tenth of ten; over a line on which an answer takes
+longer than this they go on without it."""
 T = TypeVar("T")
 
 
@@ -135,14 +139,16 @@ class Outbox:
             self._closed.append(self._open)
             self._open = _Draft()
 
-    def ready_in(self, *, hurry: bool) -> float | None:
-        """Seconds until `take` gives a batch: 0 for now, None if there is nothing. ``hurry`` ends the linger."""
+    def ready_in(self, *, hurry: bool, company: bool = False) -> float | None:
+        """Seconds until `take` gives a batch: 0 for now, None if there is nothing. ``hurry`` ends the linger; with
+        ``company``, a batch on its way, one that is not full lingers for `COMPANY_S` at least."""
         with self._lock:
             if self._closed:
                 return 0.0
             if not self._open.parcels:
                 return None
-            return 0.0 if hurry else max(0.0, self._open.since + self._linger_s - time.monotonic())
+            linger_s = max(self._linger_s, COMPANY_S) if company else self._linger_s
+            return 0.0 if hurry else max(0.0, self._open.since + linger_s - time.monotonic())
 
     def take(self) -> Batch | None:
         """The next batch, encoded; what is open is closed for it. None if there is nothing."""

@@ -134,6 +134,11 @@ class Producer(Generic[B]):
         """Whether the connection owes an answer."""
         return any(flight.state is _State.SENT for flight in self._window)
 
+    @property
+    def has_to_send(self) -> bool:
+        """Whether something waits that was not sent, or has to be sent again."""
+        return bool(self._waiting) or any(flight.state in (_State.READY, _State.HELD) for flight in self._window)
+
     def push(self, batch: B) -> None:
         """Put ``batch`` behind all others."""
         self._waiting.append(batch)

@@ -138,7 +138,7 @@ class Pump:
             if self._ping_due:
                 self._ping_due = False
                 await link.send(Ping(), link.new_request())
-            limit_s = self._outbox.ready_in(hurry=self.hurry > 0) if self._producer.has_room else None
+            limit_s = self._ready_in() if self._producer.has_room else None
             flight = self._next_flight(may_take=limit_s == 0.0)
             if flight is None:
                 await self._sleep_until_work(limit_s)
@@ -147,6 +147,9 @@ class Pump:
             self._flights[request] = flight
             await link.send(Publish(flight.encoded, self._servers.log), request)
         await anyio.sleep(DRAIN_S)
+
+    def _ready_in(self) -> float | None:
+        return self._outbox.ready_in(hurry=self.hurry > 0, company=self._producer.awaits_answer)
 
     def _next_flight(self, *, may_take: bool) -> Flight[Batch] | None:
         if may_take and (batch := self._outbox.take()) is not None:
@@ -162,7 +165,8 @@ class Pump:
             for received in await link.receive():
                 self._take_answer(link, received)
             self.deliver()
-            self._work.set()
+            if self._outbox.messages or self._producer.has_to_send or self._leaving:
+                self._work.set()
 
     def _take_answer(self, link: Link, received: Received) -> None:
         flight = self._flights.pop(received.request, None)
