@@ -1,7 +1,12 @@
 """The heart of a log on trio: turns the core, carries its messages, and keeps one write under way.
 
-One task turns `LogCore` whenever something arrived or a timer is due; another writes. While a transaction syncs in its
-thread the core goes on turning: it sends appends, takes answers, and holds back what the sync must precede.
+Whoever brings something turns the core at once, in the task that brought it: a link when it has handed over all that
+one read gave (`heard`), a session that submitted a batch, the disk when a write has ended. The loop's own task does it
+when a timer is due or someone called `wake`. For each hand-over to another task costs a pass of the scheduler, and a
+lone publish is made of hand-overs. A write runs in a thread (`writer`); meanwhile the core goes on turning: it sends
+appends, takes answers, and holds back what the sync must precede.
+
+What makes going on unsafe is raised by `run`, wherever it came up: after that nothing is turned any more.
 
 A full disk (ENOSPC) is waited out: while the store lacks its reserve (`store.room`) the log declines publishes, serves
 reads, and goes on with all else; without any room the same transaction is tried again and again. Any other failure of
@@ -14,6 +19,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from typing import Any
 
 import structlog
 import trio
@@ -21,14 +27,18 @@ import trio
 from lanyinglog.errors import StorageFull
 from lanyinglog.log_core import LogCore
 from lanyinglog.machine.members import Members
-from lanyinglog.raft.messages import PeerMessage
+from lanyinglog.raft.messages import Append, PeerMessage
 from lanyinglog.raft.repair import News
 from lanyinglog.store.log_store import LogStore, Writes
+from lanyinglog.writer import Writer, WriterThread
 
 STORAGE_RETRY_S = 0.5
 UNWRITTEN_BYTES_MAX = 32 << 20
 """Entries received and not yet on disk, from which on no more is read from peers. A leader has one window in flight
 (8 MiB and an append of at most 9 MiB): it takes a leader after another during one stall of the disk to get here."""
+WRITTEN_FIRST_BYTES_MAX = 64 << 10
+"""So little that came from a leader goes to the disk before the turn that might commit something, for its answer is
+waited for; more waits for the turn, so that a checkpoint that falls due in it needs no sync of its own."""
 _LATENESS_S_MAX = 0.001  # never sleep a whole second for a deadline that float arithmetic puts a hair ahead
 
 log = structlog.get_logger()
@@ -48,6 +58,7 @@ class CommitLoop:
         renew: Callable[[], LogCore] | None = None,
         wrote: Callable[[float], None] = lambda seconds: None,
         members_changed: Callable[[Members, frozenset[str]], None] = lambda members, departed: None,
+        writer: Writer | None = None,
     ) -> None:
         self.core = core
         self._members_changed = members_changed
@@ -59,22 +70,33 @@ class CommitLoop:
         self._store = store
         self._send = send
         self._wall_ns = wall_ns
+        self._running = False
+        self._failure: BaseException | None = None
         self._woken = trio.Event()
-        self._write_due = trio.Event()
+        self._patience = trio.CancelScope()  # of the task's wait; ends when a timer is due
         self._moved = trio.lowlevel.ParkingLot()
-        self._writer_limiter = trio.CapacityLimiter(1)
         self._turned = trio.lowlevel.ParkingLot()
         self._seen = (0, True)
         self._leader: tuple[int, str | None] = (0, None)
-        self._under_way: Writes | None = None
+        self._writer: Writer = WriterThread(store.write) if writer is None else writer
+        self._under_way: Writes | None = None  # taken and not known to be on disk
+        self._writing = False
+        self._write_began = 0.0
+        self._write_ended = trio.Event()
+        self._thread_limiter = trio.CapacityLimiter(1)
+        self._retry_at = math.inf  # when the disk is asked again whether it has room
 
     # -------------------------------------------------------------------------------------- called by other tasks
     def receive(self, sender: str, message: PeerMessage) -> None:
-        """A peer's message, taken at once."""
-        if self.installing:
-            return  # lost, as on a link that breaks
-        self.core.receive(sender, message, trio.current_time())
-        self.wake()
+        """A peer's message, taken at once; when there are no more at hand, call `heard`."""
+        if not self.installing:  # else it is lost, as on a link that breaks
+            self.core.receive(sender, message, trio.current_time())
+
+    def heard(self) -> None:
+        """All messages that came together have been taken: write what they brought, and turn."""
+        if self.core.replica.journal.unwritten_bytes <= WRITTEN_FIRST_BYTES_MAX:
+            self._begin_due_write()
+        self.turn()
 
     def peer_link_changed(self, peer: str, up: bool) -> None:
         """There is a new link to ``peer``, or none any more."""
@@ -87,8 +109,23 @@ class CommitLoop:
         self.wake()
 
     def wake(self) -> None:
-        """Something arrived: turn soon."""
+        """Something changed: turn soon."""
         self._woken.set()
+
+    def turn(self, *, due: bool = False) -> None:
+        """Something arrived: turn now, as far as there is anything to do, or in full if that is ``due``. Raises
+        nothing; what goes wrong ends `run`."""
+        if not self._may_go_on:
+            return
+        try:
+            self._turn(due)
+        except Exception as error:
+            self._fail(error)
+            return
+        self._begin_due_write()
+        deadline = self._next_deadline()
+        if deadline < self._patience.deadline:
+            self._patience.deadline = deadline
 
     async def wait_moved(self) -> None:
         """Returns after a turn in which the tail moved or the queue of waiting batches got room."""
@@ -103,27 +140,54 @@ class CommitLoop:
         """Returns after the next turn, whatever it brought."""
         await self._turned.park()
 
-    # --------------------------------------------------------------------------------------------------- tasks
+    # ---------------------------------------------------------------------------------------------------- task
     async def run(self) -> None:
         """Turn until cancelled. Raises what makes going on unsafe: `OSError`, `CorruptEntry`, `Diverged`."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._write_forever)
+        self._running = True
+        try:
             while True:
                 self._woken = trio.Event()
+                self.turn(due=True)
+                if self._failure is not None:
+                    raise self._failure
                 if self.installing:
-                    await self._woken.wait()
+                    await self._install()
                     continue
-                self._turn()
-                with trio.move_on_at(self.core.next_deadline() + _LATENESS_S_MAX):
+                with trio.CancelScope(deadline=self._next_deadline()) as self._patience:
                     await self._woken.wait()
+        finally:
+            self._running = False
+            with trio.CancelScope(shield=True):  # what was begun is finished, and known to be
+                while self._writing:
+                    await self._write_ended.wait()
 
-    def _turn(self) -> None:
+    @property
+    def _may_go_on(self) -> bool:
+        return self._running and self._failure is None and not self.installing
+
+    def _fail(self, error: BaseException) -> None:
+        if self._failure is None:
+            self._failure = error
+        self.wake()
+
+    def _next_deadline(self) -> float:
+        due = self.core.next_deadline() + _LATENESS_S_MAX
+        waits_for_room = self.core.storage_full or self._under_way is not None
+        return min(due, self._retry_at) if waits_for_room and not self._writing else due
+
+    def _turn(self, due: bool) -> None:
         core = self.core
-        core.advance(trio.current_time(), self._wall_ns())
-        for outgoing in core.take_outbox():
+        if due or core.wants_turn:
+            core.advance(trio.current_time(), self._wall_ns())
+        outbox = core.take_outbox()
+        # A follower's disk has more to do than a producer, and a producer waits while a notice of commit does not.
+        appends = any(isinstance(outgoing.message, Append) for outgoing in outbox)
+        if not appends:
+            core.batcher.tell_settled()
+        for outgoing in outbox:
             self._send(outgoing.to, outgoing.message)
-        if core.wants_write:
-            self._write_due.set()
+        if appends:
+            core.batcher.tell_settled()
         members = (core.members, core.departed)
         if members != self._members:
             self._members = members
@@ -135,7 +199,6 @@ class CommitLoop:
                 log.error("entry_lost", index=index)
             else:
                 log.error("entry_damaged", index=index)
-        core.batcher.tell_settled()  # behind the messages: a follower's disk has more to do than a producer
         self._turned.unpark_all()
         leader = (core.replica.engine.term, core.replica.engine.leader)
         if leader != self._leader and leader[1] != self._leader[1]:
@@ -146,33 +209,89 @@ class CommitLoop:
             self._seen = seen
             self._moved.unpark_all()
 
-    async def _write_forever(self) -> None:
-        while True:
-            with trio.move_on_after(STORAGE_RETRY_S if self.core.storage_full else math.inf):
-                await self._write_due.wait()
-            self._write_due = trio.Event()
-            if self.core.wants_write or self.core.storage_full:  # only a write tells when there is room again
-                await self._write()
+    # -------------------------------------------------------------------------------------------------- writing
+    def _begin_due_write(self) -> None:
+        """If none is under way: what waits to be written, what found no room before, or, while the disk is full,
+        nothing at all, for only a write tells when there is room again."""
+        if self._writing or not self._may_go_on:
+            return
+        now = trio.current_time()
+        try:
+            if self._under_way is None:
+                if not self.core.wants_write and not (self.core.storage_full and now >= self._retry_at):
+                    return
+                self._under_way = self.core.begin_write()
+            elif now < self._retry_at:
+                return
+        except Exception as error:
+            self._fail(error)
+            return
+        self._writing = True
+        self._write_began = now
+        self._write_ended = trio.Event()
+        self._writer.begin(self._under_way, self._end_write)
+
+    def _end_write(self, error: BaseException | None) -> None:
+        """The write that was begun has ended."""
+        self._writing = False
+        self._write_ended.set()
+        if isinstance(error, StorageFull):
+            self._note_room(False, error.message)
+            self.wake()
+            return
+        if error is not None:
+            self._fail(error)
+            return
+        try:
+            self._written()
+        except Exception as failure:
+            self._fail(failure)
+            return
+        self._wrote(trio.current_time() - self._write_began)
+        if self.core.installed:
+            self.installing = True
+            self.wake()
+        else:
+            self.turn()
+
+    def _written(self) -> None:
+        """What is under way is on disk."""
+        assert self._under_way is not None
+        writes, self._under_way = self._under_way, None
+        self._note_room(self._store.has_room(), "the disk has no room to spare")
+        self.core.end_write(writes, trio.current_time())
+
+    def _note_room(self, room: bool, why: str) -> None:
+        if self.core.storage_full and room:
+            log.info("disk_room")
+        elif not room and not self.core.storage_full:
+            log.error("disk_full", why=why)
+        self.core.storage_full = not room
+        self._retry_at = math.inf if room else trio.current_time() + STORAGE_RETRY_S
 
     async def finish(self) -> None:
         """The last act of a clean shutdown, when `run` has ended: everything on disk, and derived state with it.
         Not in the middle of an installation: the next start goes on with that."""
         if self._under_way is not None:
-            await self._write()
+            await self._write_at_last(self._under_way)
         if not self.installing:
-            await self._write(checkpoint=True)
+            self._under_way = self.core.begin_write(checkpoint=True)
+            await self._write_at_last(self._under_way)
 
-    async def _write(self, *, checkpoint: bool = False) -> None:
-        """One transaction: a new one, or the one that a cancelled call left."""
-        self._under_way = self._under_way or self.core.begin_write(checkpoint=checkpoint)
-        while not await self._written(self._under_way):  # noqa: ASYNC110  # nobody tells when a disk has room again
-            await trio.sleep(STORAGE_RETRY_S)
-        self.core.end_write(self._under_way, trio.current_time())
-        self._under_way = None
+    async def _write_at_last(self, writes: Writes) -> None:
+        """Write ``writes``, which is under way, and go on to a snapshot if that makes it whole."""
+        while True:
+            try:
+                await self._in_thread(self._store.write, writes)
+                break
+            except StorageFull as error:
+                self._note_room(False, error.message)
+                await trio.sleep(STORAGE_RETRY_S)
+        self._written()
         if self.core.installed:
             await self._install()
-        self.wake()
 
+    # ------------------------------------------------------------------------------------------------- snapshots
     async def _install(self) -> None:
         """The log has become another one: finish that on disk, and start from it."""
         assert self._renew is not None, "who takes part in a cluster can be sent a snapshot"
@@ -196,27 +315,12 @@ class CommitLoop:
         """One step of the installation; whether there are more. A full disk is waited out."""
         while True:
             try:
-                return await trio.to_thread.run_sync(self._store.install_step, limiter=self._writer_limiter)
+                return bool(await self._in_thread(self._store.install_step))
             except StorageFull as error:
                 log.error("disk_full", why=error.message)
                 await trio.sleep(STORAGE_RETRY_S)
 
-    async def _written(self, writes: Writes) -> bool:
-        """Whether the disk had room for it."""
-        began = trio.current_time()
-        try:
-            with trio.CancelScope(shield=True):  # what was begun is finished, and known to be
-                await trio.to_thread.run_sync(self._store.write, writes, limiter=self._writer_limiter)
-        except StorageFull as error:
-            self._note_room(False, error.message)
-            return False
-        self._note_room(self._store.has_room(), "the disk has no room to spare")
-        self._wrote(trio.current_time() - began)
-        return True
-
-    def _note_room(self, room: bool, why: str) -> None:
-        if self.core.storage_full and room:
-            log.info("disk_room")
-        elif not room and not self.core.storage_full:
-            log.error("disk_full", why=why)
-        self.core.storage_full = not room
+    async def _in_thread(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        """What ``call`` gives; once begun it is finished, and known to be."""
+        with trio.CancelScope(shield=True):
+            return await trio.to_thread.run_sync(call, *arguments, limiter=self._thread_limiter)

@@ -78,7 +78,8 @@ class HostedLog:
 
     def submit(self, batch: BatchView, *, received: float) -> Ticket:
         ticket = self._core.submit(batch, received)
-        self._loop.wake()
+        if self._core.may_propose:  # else the turn that makes it possible will find it
+            self._loop.turn()
         return ticket
 
     async def wait_room(self) -> None:

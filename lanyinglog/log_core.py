@@ -206,6 +206,18 @@ class LogCore:
         self._notice_leadership()
 
     @property
+    def wants_turn(self) -> bool:
+        """Whether `advance` would do anything now, timers aside. What may leave is in the outbox all the same."""
+        proposes = bool(self._commands) or self.batcher.may_propose
+        trims = self._led_term > 0 and self._retention_at <= self._now
+        return self.replica.wants_turn or trims or (proposes and self._can_append)
+
+    @property
+    def may_propose(self) -> bool:
+        """Whether the next `advance` would make an entry of what waits."""
+        return self._can_append and self.batcher.may_propose
+
+    @property
     def _can_append(self) -> bool:
         return self.replica.may_append and not self.replica.journal.writing
 

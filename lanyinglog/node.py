@@ -185,6 +185,7 @@ def _make_network(config: NodeConfig, loop: CommitLoop, client_address: str) -> 
         outbox_bytes_max=config.limits.peer_outbox_bytes_max,
         receive=loop.receive,
         link_changed=loop.peer_link_changed,
+        heard=loop.heard,
         wait_room=loop.wait_unwritten,
     )
     network.set_peers(_peer_addresses(config, loop.core.members), loop.core.departed)

@@ -13,10 +13,12 @@ PACKAGE = ROOT / "lanyinglog"
 
 FLOORS: dict[str, int] = {
     **dict.fromkeys(("record", "topics", "codec", "errors", "config", "service", "checkout", "__init__"), 0),
-    **dict.fromkeys(("store", "wire"), 1),
+    **dict.fromkeys(("store", "wire", "sockets"), 1),
     "machine": 2,
     "raft": 3,
-    **dict.fromkeys(("batcher", "commit_loop", "tail", "trimmer", "scrub", "log_core", "hosted_log", "health"), 4),
+    **dict.fromkeys(
+        ("batcher", "commit_loop", "writer", "tail", "trimmer", "scrub", "log_core", "hosted_log", "health"), 4
+    ),
     "session": 5,
     **dict.fromkeys(("cli", "node", "client", "sync", "__main__"), 6),
 }
@@ -27,7 +29,7 @@ ROOMS = {
     "lmdb": r"store/.*",
     "msgpack": r"codec",
     "socket": r"raft/peers|session/.*|cli/.*|node",
-    "trio": r"raft/peers|batcher|commit_loop|hosted_log|session/.*|node",
+    "trio": r"sockets|raft/peers|batcher|commit_loop|writer|hosted_log|session/.*|node",
     "anyio": r"client/.*",
     "click": r"cli/.*",
     "rich": r"cli/.*",

@@ -129,7 +129,7 @@ class Doors:
         elif isinstance(message, Publish):
             batch = parse_batch(message.batch)
             session.unacknowledged.append((request, core.submit(batch, self._node.now), batch))
-            self._node.wake()
+            self._node.submitted()
         elif isinstance(message, Subscribe):
             next_seq = max(message.start.value if message.start.origin is Origin.SEQ else 1, core.first_seq)
             subscription = Subscription(session, request, message.filters, next_seq - 1, message.credit_messages)

@@ -1,8 +1,9 @@
 """One node: the product's `LogCore` on a simulated disk, turned as `commit_loop` turns it, and killed between steps.
 
 The order of calls is that of `CommitLoop`, with a delay drawn for each hand-over: a message is taken at once and wakes
-the loop; a turn advances the core, sends what may leave, and wakes the writer; the writer takes a transaction, the disk
-takes its time, and the loop hears that it is done. `_point` stands between any two of these: there a fuse may end
+the loop, as if others came with it, or in every other seed makes it write and turn at once; a turn advances the core,
+sends what may leave, and wakes the writer; the writer takes a transaction, the disk takes its time, and the loop hears
+that it is done. `_point` stands between any two of these: there a fuse may end
 the process. What is under way belongs to one ``life``; a killed node's events find another one and do nothing.
 """
 
@@ -251,13 +252,28 @@ class Node:
         self.take(sender, message)
         self.world.invariants.after_receive(self, sender, message)
         self._point()
+        self.heard()
 
     def take(self, sender: str, message: PeerMessage) -> None:
         """As `CommitLoop.receive`."""
-        if self.installing:
+        if not self.installing:
+            self.core.receive(sender, message, self.now)
+
+    def heard(self) -> None:
+        """As `CommitLoop.heard`, if one read has given one message; else more of them may come before that."""
+        if not self.world.plan.prompt:
+            self.wake()
             return
-        self.core.receive(sender, message, self.now)
-        self.wake()
+        if not self.core.replica.journal.writing:
+            self._begin_write()
+        self._turn(due=False)
+
+    def submitted(self) -> None:
+        """As `HostedLog.submit`."""
+        if not self.world.plan.prompt:
+            self.wake()
+        elif self.core.may_propose:
+            self._turn(due=False)
 
     def link_changed(self, peer: str, up: bool) -> None:
         """The link to ``peer`` is up, or gone."""
@@ -280,14 +296,15 @@ class Node:
             self._woken = True
             self.post(self.world.source.uniform(0, self.world.plan.loop_s) + self.slow_s, self._turn)
 
-    def _turn(self) -> None:
-        self._woken = False
+    def _turn(self, *, due: bool = True) -> None:
+        self._woken = self._woken and not due
         if self.installing:
             return
         core = self.core
-        last, fed = self.world.invariants.fed(self)
-        core.advance(self.now, self.clock.wall_ns(self.world.schedule.now))
-        self.world.invariants.check_fed(self, last, fed)
+        if due or core.wants_turn:
+            last, fed = self.world.invariants.fed(self)
+            core.advance(self.now, self.clock.wall_ns(self.world.schedule.now))
+            self.world.invariants.check_fed(self, last, fed)
         self._point()
         for outgoing in core.take_outbox():
             self.let_go(outgoing.to, outgoing.message)
@@ -367,7 +384,10 @@ class Node:
         if self.core.installed:
             self.begin_install()
             return
-        self.wake()
+        if self.world.plan.prompt and not self.stopping:
+            self._turn(due=False)
+        else:
+            self.wake()
         if self.stopping:
             self._last_write()
 

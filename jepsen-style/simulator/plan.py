@@ -58,6 +58,8 @@ class Plan:
     link_s: tuple[float, float] = (0.0001, 0.001)
     disk_s: tuple[float, float] = (0.0005, 0.003)
     loop_s: float = 0.0002
+    prompt: bool = False
+    """A message of a peer is written and turned for at once, not together with those that follow it."""
     loss: float = 0.0
     duplication: float = 0.0
     reordering: float = 0.0
@@ -140,6 +142,7 @@ def make_plan(seed: int, source: random.Random) -> Plan:
     plan.entries_in_flight_max = source.choice((1, 2, 8, 8))
     if seed % 4 == 0:  # not drawn: seeds that found something keep their histories
         plan.pipelined_bytes_min = BatcherLimits().pipelined_bytes_min
+    plan.prompt = seed % 2 == 1
     plan.producers = source.choice((1, 2, 2, 3))
     plan.subscribers = source.choice((1, 2))
     plan.batches = source.randint(10, 60)

@@ -210,6 +210,26 @@ class StoreDoor:
         node.world.note("written", ("node", node.name), *node.parts(writes))
 
 
+class SlowWriter:
+    """The thread that writes, as a task."""
+
+    def __init__(self, nursery: trio.Nursery, door: StoreDoor) -> None:
+        self._nursery = nursery
+        self._door = door
+
+    def begin(self, writes: Writes, ended: Callable[[BaseException | None], None]) -> None:
+        self._nursery.start_soon(self._write, writes, ended)
+
+    async def _write(self, writes: Writes, ended: Callable[[BaseException | None], None]) -> None:
+        error: Exception | None = None
+        with trio.CancelScope(shield=True):  # a thread can't be cancelled
+            try:
+                await self._door.write_slowly(writes)
+            except Exception as failure:
+                error = failure
+        ended(error)
+
+
 class StackNode(Node):
     """A node whose loop and sessions are tasks of the product."""
 
@@ -221,17 +241,19 @@ class StackNode(Node):
 
     def begin(self) -> None:
         self.doors: StreamDoors = StreamDoors(self)  # type: ignore[assignment]
+        door = StoreDoor(self)
         self.loop = CommitLoop(
             core=self.core,
-            store=StoreDoor(self),  # type: ignore[arg-type]
+            store=door,  # type: ignore[arg-type]
+            writer=SlowWriter(self.nursery, door),
             send=self._send,
             wall_ns=lambda: self.clock.wall_ns(self.world.schedule.now),
             renew=self._renew,
         )
         turn = self.loop._turn
 
-        def watched_turn() -> None:
-            turn()
+        def watched_turn(due: bool) -> None:
+            turn(due)
             self.world.invariants.check(self)
 
         self.loop._turn = watched_turn  # type: ignore[method-assign]
@@ -310,6 +332,9 @@ class StackNode(Node):
 
     def take(self, sender: str, message: PeerMessage) -> None:
         self.loop.receive(sender, message)
+
+    def heard(self) -> None:
+        self.loop.heard()
 
     def take_link_change(self, peer: str, up: bool) -> None:
         self.loop.peer_link_changed(peer, up)

@@ -196,6 +196,7 @@ class Engine:
             transport=self._seam,
         )
         self._core._SyncObj__raftLastApplied = applied
+        self._restless = True
         for name in self._nodes:
             if name != node:
                 self.resume(name)
@@ -204,20 +205,34 @@ class Engine:
     def receive(self, sender: str, message: Body, now: float) -> None:
         """A message in the engine's own words from ``sender``. Only the guard calls this."""
         _clock.now = now
+        before = self._core._SyncObj__raftState, self._core._getLeader()
         self._seam.deliver(self._node(sender), message)
+        kind = message["type"]
+        if kind == "next_node_idx":  # an answer moves something only by what it says to be on a disk
+            self._restless |= message["success"] and message["next_node_idx"] > self.commit + 1
+        elif kind != "append_entries" or before != (self._core._SyncObj__raftState, self._core._getLeader()):
+            self._restless = True  # what an append commits is seen without that
 
     def tick(self, now: float) -> None:
         """One turn: commit, apply, send, take proposals."""
         _clock.now = now
+        self._restless = False
         self._core.doTick(0)
+
+    @property
+    def wants_tick(self) -> bool:
+        """Whether a `tick` would do anything now, timers aside."""
+        return self._restless or self.commit > self.applied
 
     def propose(self, command: bytes) -> None:
         """Queue ``command``; the next `tick` appends it if this node still leads, and drops it if not."""
+        self._restless = True
         self._core._applyCommand(command, None)
 
     def campaign(self, now: float) -> None:
         """Start an election now: the engine's own answer to a leader that hands over (``timeout_now``)."""
         _clock.now = now
+        self._restless = True
         leader = self._core._getLeader()
         self._core._SyncObj__onMessageReceived(leader, {"type": "timeout_now", "term": self.term})
         self._core.doTick(0)
@@ -225,6 +240,7 @@ class Engine:
     def set_members(self, voters: Iterable[str], learners: Iterable[str]) -> None:
         """Who is sent entries, and whose answers count: the voters'. This node counts itself, so it may not lead
         unless it is a voter. Not in the middle of a step."""
+        self._restless = True
         core = self._core
         others = {self._node(name) for name in sorted(voters) if name != self._self}
         silent = {self._node(name) for name in sorted(learners) if name != self._self}
@@ -253,10 +269,12 @@ class Engine:
 
     def resume(self, node: str) -> None:
         """Send to ``node`` again."""
+        self._restless = True
         self._seam.connect(self._node(node))
 
     def send_soon(self) -> None:
         """Let the next `tick` send to all followers, not waiting for the heartbeat."""
+        self._restless = True
         self._core._SyncObj__newAppendEntriesTime = 0
 
     def set_next_index(self, node: str, index: int) -> None:

@@ -39,6 +39,7 @@ import trio
 from lanyinglog.config import Address, parse_address
 from lanyinglog.errors import LanyingError, ProtocolError, Unauthorized, UnsupportedVersion
 from lanyinglog.raft.messages import PEER_FRAME_BYTES_MAX, Append, Chunk, PeerMessage, from_parts, to_parts
+from lanyinglog.sockets import sender_of
 from lanyinglog.wire.frames import Frame, FrameDecoder, encode_frame
 
 PEER_VERSIONS = (2, 2)
@@ -59,6 +60,7 @@ UNKNOWN_CONNECTIONS_MAX = 64
 REFUSAL_TOLD_S = 60.0
 """How long the same reason to refuse a link is not repeated."""
 _READ_BYTES = 256 << 10
+_WRITE_BYTES = 1 << 20
 _HANDSHAKE_BYTES_MAX = 4_096
 _HELLO, _WELCOME, _PROOF, _REMOVED = 128, 129, 140, 159
 _SMALL_MESSAGE_BYTES = 128
@@ -84,17 +86,33 @@ class PeerIdentity:
 
 
 class Outbox:
-    """Messages for one peer, bounded in bytes and number."""
+    """Frames for one peer, bounded in bytes and number. As long as nothing waits a message goes to the system at once;
+    what that does not take is left to the link's task."""
 
     def __init__(self, bytes_max: int) -> None:
         self._bytes_max = bytes_max
         self._queue: deque[tuple[PeerMessage, int]] = deque()
         self._bytes = 0
+        self._rest: memoryview | None = None  # of a frame that the system did not take whole
+        self._send_now: Callable[[memoryview], int] | None = None
+        self._writer_waits = False
         self._arrival = trio.Event()
 
+    def open(self, send_now: Callable[[memoryview], int] | None) -> None:
+        """A new link, on which ``send_now`` sends (`sockets.sender_of`): what waited for the last one is gone."""
+        self.clear()
+        self._send_now = send_now
+
     def put(self, message: PeerMessage) -> bool:
-        """Queue it; False if it was dropped because the outbox is full."""
+        """Send or queue it; False if it was dropped because the outbox is full."""
         size = _SMALL_MESSAGE_BYTES + (message.bytes if isinstance(message, Append | Chunk) else 0)
+        if self._writer_waits and self._send_now is not None and not self._queue and self._rest is None:
+            frame = memoryview(_encoded(message))
+            sent = self._send_now(frame)
+            if sent < len(frame):
+                self._rest = frame[sent:]
+                self._arrival.set()
+            return True
         full = self._bytes > 0 and self._bytes + size > self._bytes_max
         if full or len(self._queue) >= OUTBOX_MESSAGES_MAX:
             return False
@@ -103,29 +121,43 @@ class Outbox:
         self._arrival.set()
         return True
 
-    async def take(self, bytes_max: int) -> list[PeerMessage]:
-        """At least one message, and more until ``bytes_max`` is reached."""
-        while not self._queue:
+    async def take(self, bytes_max: int) -> bytes | memoryview:
+        """What to write next: at least one message, and more until ``bytes_max`` is reached."""
+        while not self._queue and self._rest is None:
             self._arrival = trio.Event()
-            await self._arrival.wait()
-        taken: list[PeerMessage] = []
+            self._writer_waits = True
+            try:
+                await self._arrival.wait()
+            finally:
+                self._writer_waits = False
+        if self._rest is not None:
+            rest, self._rest = self._rest, None
+            return rest
+        frames: list[bytes] = []
         size = 0
         while self._queue and size < bytes_max:
             message, message_bytes = self._queue.popleft()
-            taken.append(message)
+            frames.append(_encoded(message))
             size += message_bytes
         self._bytes -= size
-        return taken
+        return b"".join(frames) if len(frames) > 1 else frames[0]
 
     def clear(self) -> None:
-        """Forget all."""
+        """Forget all: the link is gone."""
         self._queue.clear()
         self._bytes = 0
+        self._rest = self._send_now = None
+
+
+def _encoded(message: PeerMessage) -> bytes:
+    kind, header, body = to_parts(message)
+    return encode_frame(kind, 0, header, body)
 
 
 class PeerNetwork:
-    """All links of one node. ``receive(sender, message)`` and ``link_changed(peer, up)`` are called from its tasks.
-    `run` ends with `Removed` when a member proves that this node belongs no more."""
+    """All links of one node. ``receive(sender, message)`` and ``link_changed(peer, up)`` are called from its tasks,
+    ``heard()`` when all that came with one read has been handed over. `run` ends with `Removed` when a member proves
+    that this node belongs no more."""
 
     def __init__(
         self,
@@ -135,6 +167,7 @@ class PeerNetwork:
         outbox_bytes_max: int,
         receive: Callable[[str, PeerMessage], None],
         link_changed: Callable[[str, bool], None],
+        heard: Callable[[], None] = lambda: None,
         wait_room: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
     ) -> None:
         self._identity = identity
@@ -146,6 +179,7 @@ class PeerNetwork:
         self._nursery: trio.Nursery | None = None
         self._receive = receive
         self._link_changed = link_changed
+        self._heard = heard
         self._wait_room = wait_room
         self._outboxes: dict[str, Outbox] = {}
         self._up: set[str] = set()
@@ -179,7 +213,7 @@ class PeerNetwork:
                 self._nursery.start_soon(self._dial_forever, name, wanted[name], scope)
 
     def send(self, to: str, message: PeerMessage) -> None:
-        """Queue ``message``; dropped when there is no link or no room. Never blocks."""
+        """Send or queue ``message``; dropped when there is no link or no room. Never blocks."""
         if to in self._up:
             self._outboxes[to].put(message)
 
@@ -227,7 +261,7 @@ class PeerNetwork:
             _tune(stream)
             with trio.fail_after(HANDSHAKE_S_MAX):
                 await self._introduce(stream, name)
-            self._outboxes[name].clear()
+            self._outboxes[name].open(sender_of(stream))
             self._up.add(name)
             log.info("link_up", peer=name)
             self._link_changed(name, True)
@@ -277,12 +311,7 @@ class PeerNetwork:
 
     async def _write(self, stream: trio.SocketStream, outbox: Outbox) -> None:
         while True:
-            messages = await outbox.take(1 << 20)
-            parts = []
-            for message in messages:
-                kind, header, body = to_parts(message)
-                parts.append(encode_frame(kind, 0, header, body))
-            await stream.send_all(b"".join(parts) if len(parts) > 1 else parts[0])
+            await stream.send_all(await outbox.take(_WRITE_BYTES))
 
     # ------------------------------------------------------------------------------------------------- inbound
     async def _accept(self, stream: trio.SocketStream) -> None:
@@ -367,9 +396,11 @@ class PeerNetwork:
             try:
                 while True:
                     frame = decoder.next_frame()
-                    while frame is not None:
-                        self._receive(sender, from_parts(frame.kind, frame.header, frame.body))
-                        frame = decoder.next_frame()
+                    if frame is not None:
+                        while frame is not None:
+                            self._receive(sender, from_parts(frame.kind, frame.header, frame.body))
+                            frame = decoder.next_frame()
+                        self._heard()
                     await self._wait_room()
                     received = await stream.receive_some(_READ_BYTES)
                     if not received:

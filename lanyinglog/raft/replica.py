@@ -5,7 +5,7 @@ and says when they are on disk::
 
     replica.receive(sender, message, now)       any number of times
     replica.propose(command)                    if it leads
-    replica.advance(now)                        timers, one turn of the engine
+    replica.advance(now)                        timers, one turn of the engine; when due, or `wants_turn`
     for outgoing in replica.take_outbox(): ...  what may leave now
     if replica.wants_write: writes = replica.begin_write(checkpoint)
         ... store.write(writes) ...
@@ -33,10 +33,14 @@ from lanyinglog.raft.joining import Joining
 from lanyinglog.raft.journal import Journal
 from lanyinglog.raft.membership import Membership
 from lanyinglog.raft.messages import (
+    Alive,
+    Append,
     Appended,
     Chunk,
+    Committed,
     Copy,
     Fetch,
+    Heartbeat,
     Join,
     Joined,
     Offer,
@@ -71,6 +75,8 @@ class _Handover:
     told: bool = False
 
 
+_LOG_TRAFFIC = (Append, Appended, Committed, Heartbeat, Alive)
+"""What the engine alone says whether it brings something to do."""
 _ELECTORAL = (VoteRequest, Vote, PreVoteRequest, PreVote, TimeoutNow)
 
 
@@ -122,6 +128,7 @@ class Replica:
         self._probe_at = now
         self._was_leader, self._led_since = False, now
         self._handover: _Handover | None = None
+        self._stirred = True
         self.source, self.sink = SnapshotSource(store), SnapshotSink(self.journal)
         self.repair = Repair(store)
         number = int(uniform(1, 1 << 62)) if newcomer else 0
@@ -146,6 +153,7 @@ class Replica:
     # --------------------------------------------------------------------------------------------------- inputs
     def receive(self, sender: str, message: PeerMessage, now: float) -> None:
         """A message of a peer, checked for form by `messages.from_parts`, in any order and any number of times."""
+        self._stirred = self._stirred or not isinstance(message, _LOG_TRAFFIC)
         if self._has_left(sender) or self._is_deaf_to(sender, message, now):
             return
         if isinstance(message, Wanted):
@@ -276,6 +284,7 @@ class Replica:
 
     def advance(self, now: float) -> None:
         """Let time pass: timers, then one turn of the engine."""
+        self._stirred = False
         self.guard.begin(now)
         probe = now >= self._probe_at
         if probe:
@@ -299,6 +308,11 @@ class Replica:
         self.guard.flush_notices(probe=probe)
         self._hand_over(now, probe=probe)
         self._notice_role(now)
+
+    @property
+    def wants_turn(self) -> bool:
+        """Whether `advance` would do anything now, timers aside. What may leave is in the outbox all the same."""
+        return self._stirred or self.engine.wants_tick or self._handover is not None
 
     @property
     def may_append(self) -> bool:

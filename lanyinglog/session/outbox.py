@@ -12,26 +12,9 @@ Bounds (P8): replies are never refused, so whoever causes them asks `wait_room` 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 
 import trio
-
-
-def sender_of(stream: trio.abc.Stream) -> Callable[[bytes], int] | None:
-    """The ``send_now`` of an `Outbox` whose writer sends on ``stream``: a plain socket has one, and a
-    stream may have one of its own; else None."""
-    if not isinstance(stream, trio.SocketStream):
-        return getattr(stream, "send_now", None)
-    socket = stream.socket
-
-    def send_now(data: bytes) -> int:
-        try:
-            return os.write(socket.fileno(), data)
-        except OSError:
-            return 0  # full, or broken, or closed: the writer finds out
-
-    return send_now
 
 
 class Outbox:

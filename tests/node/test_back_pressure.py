@@ -77,6 +77,7 @@ async def test_no_more_is_read_from_peers_than_the_disk_will_hold(monkeypatch: p
     node = Node("n2", listener)
     node.build({"n1": node.address, "n2": node.address}, None, "c")
     node.network._receive = follower.loop.receive
+    node.network._heard = follower.loop.heard
     node.network._wait_room = follower.loop.wait_unwritten
     entries = (FLOOD_BYTES + SOCKETS_BYTES_MAX) // len(COMMAND)
     highest = 0
