@@ -139,6 +139,11 @@ class Batcher:
         return self._waiting_bytes <= limits.room_bytes_max and len(self._waiting) <= limits.room_batches_max
 
     @property
+    def in_flight(self) -> int:
+        """Entries that were proposed here and are not applied."""
+        return len(self._in_flight)
+
+    @property
     def may_propose(self) -> bool:
         """Whether something waits, and nothing is in flight or enough waits to be worth an entry beside those."""
         if not self._in_flight:

@@ -152,6 +152,11 @@ def entries_wait() -> Sequence[Change]:
     return [(engine_module, "SyncObjConf", lambda **named: conf(**{**named, "appendEntriesUseBatch": True}))]
 
 
+@defect("an answer that makes a majority passes for one that says nothing new")
+def majorities_go_unnoticed() -> Sequence[Change]:
+    return [(Engine, "wants_tick", property(lambda self: self.commit > self.applied))]
+
+
 @defect("an entry that was damaged on the wire is taken", audit="27")
 def wire_is_trusted() -> Sequence[Change]:
     return [(messages_module, "entry_crc", lambda index, term, command: Anything())]

@@ -332,6 +332,23 @@ class Invariants:
                 words = f"{node.name} has entry {replica.journal.last_index} and sent {name} nothing in that turn"
                 raise Violation("entries leave at once", words, ("node", node.name), ("node", name))
 
+    def check_idle(self, node: Node) -> None:
+        """What `wants_turn` says: a turn now would decide nothing. What is due by time alone is not spoken of."""
+        core, replica = node.core, node.core.replica
+        if node.now >= core.next_deadline():
+            return
+
+        def decided() -> tuple[object, ...]:
+            engine = replica.engine
+            return engine.term, engine.role, engine.leader, engine.commit, engine.applied, core.batcher.in_flight
+
+        before = decided()
+        led = replica.leads
+        core.advance(node.now, node.clock.wall_ns(self._world.schedule.now))
+        if decided() != before and replica.leads == led:  # a leader steps down when it has heard nobody for long enough
+            words = f"{node.name} wants no turn, and one made {decided()} of {before}"
+            raise Violation("no turn is missed", words, ("node", node.name))
+
     # --------------------------------------------------------------------------------------------------- messages
     def leaving(self, node: Node, to: str, message: PeerMessage) -> None:
         """``message`` leaves ``node``."""

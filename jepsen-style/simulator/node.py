@@ -305,6 +305,8 @@ class Node:
             last, fed = self.world.invariants.fed(self)
             core.advance(self.now, self.clock.wall_ns(self.world.schedule.now))
             self.world.invariants.check_fed(self, last, fed)
+        elif self.world.plan.seed % 4 == 3:
+            self.world.invariants.check_idle(self)
         self._point()
         for outgoing in core.take_outbox():
             self.let_go(outgoing.to, outgoing.message)

@@ -312,7 +312,10 @@ class Replica:
     @property
     def wants_turn(self) -> bool:
         """Whether `advance` would do anything now, timers aside. What may leave is in the outbox all the same."""
-        return self._stirred or self.engine.wants_tick or self._handover is not None
+        if self._stirred or self.engine.wants_tick or self._handover is not None:
+            return True
+        # Alone it needs nobody's answer: its own sync commits.
+        return self.guard.voters == {self.node} and self._may_tick() and self.engine.commit < self.journal.last_index
 
     @property
     def may_append(self) -> bool:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lanyinglog import record, service
 from lanyinglog.client.acks import Pending
-from lanyinglog.client.outbox import Batch, Outbox, checked_payloads, encode, parcel_of
+from lanyinglog.client.outbox import COMPANY_S, Batch, Outbox, checked_payloads, encode, parcel_of
 from lanyinglog.errors import BadBatch, NotSent, OutcomeUnknown, TooManyTopics
 
 Sent = tuple[str, bytes, bytes | None, dict[str, str]]
@@ -175,3 +175,20 @@ def test_an_error_is_copied_for_each_caller() -> None:
         raised.append(caught.value)
     assert raised[0] is not raised[1]
     assert (raised[1].message, raised[1].hint) == ("why", "where")
+
+
+def test_what_does_not_fill_a_batch_waits_for_company_and_not_for_ever() -> None:
+    box = outbox(batch_bytes=1_000)
+    box.add(parcel_of("a", b"x" * 10, None, None, None))
+    assert box.ready_in(hurry=False) == 0.0, "alone it goes at once"
+    waits = box.ready_in(hurry=False, company=True)
+    assert waits is not None and 0.0 < waits <= COMPANY_S
+    assert box.ready_in(hurry=True, company=True) == 0.0, "somebody waits for all of it"
+    box._open.since -= COMPANY_S
+    assert box.ready_in(hurry=False, company=True) == 0.0, "long enough"
+
+
+def test_a_full_batch_waits_for_nobody() -> None:
+    box = outbox(batch_messages=2)
+    box.extend("a", [b"x", b"y", b"z"])
+    assert box.ready_in(hurry=False, company=True) == 0.0

@@ -319,3 +319,56 @@ def test_a_full_outbox_drops_what_comes_next_and_keeps_what_it_has() -> None:
     assert not outbox.put(Append(1, 2, 2, 0, 0, (entry,)))
     outbox.clear()
     assert outbox.put(Append(1, 3, 1, 0, 0, (entry,)))
+
+
+class System:
+    """A socket whose buffer takes ``room`` bytes at once, and the rest when it is waited for."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.taken = b""
+
+    def send_now(self, data: bytes | memoryview) -> int:
+        part = bytes(data[: self.room])
+        self.room -= len(part)
+        self.taken += part
+        return len(part)
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("room", [0, 1, 30, 10_000])
+async def test_what_the_system_does_not_take_leaves_before_all_that_comes_later(room: int) -> None:
+    """A message goes out at once when nothing waits; whatever of it stays behind keeps its place in the stream."""
+    entry = Entry(2, 1, b"x" * 200, entry_crc(2, 1, b"x" * 200))
+    messages: list[PeerMessage] = [Alive(1), Append(1, 1, 1, 0, 0, (entry,)), Alive(2), Alive(3)]
+    frames = [encode_frame(kind, 0, header, body) for kind, header, body in map(to_parts, messages)]
+    system, outbox = System(room), Outbox(bytes_max=10_000)
+    outbox.open(system.send_now)
+
+    async def write() -> None:
+        while True:
+            chunk = await outbox.take(1 << 20)
+            system.taken += bytes(chunk)
+
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(write)
+            await trio.testing.wait_all_tasks_blocked()
+            assert all(map(outbox.put, messages[:2]))
+            assert system.taken == b"".join(frames[:2])[:room], "as much as fits has left before any task ran"
+            assert outbox.put(messages[2])
+            await trio.testing.wait_all_tasks_blocked()
+            system.room = 10_000
+            assert outbox.put(messages[3])
+            assert system.taken == b"".join(frames), "nothing waited any more"
+            nursery.cancel_scope.cancel()
+
+
+def test_a_new_link_begins_with_a_whole_frame() -> None:
+    system, outbox = System(5), Outbox(bytes_max=10_000)
+    outbox.open(system.send_now)
+    outbox._writer_waits = True
+    assert outbox.put(Alive(1))
+    assert outbox._rest is not None
+    outbox.open(None)
+    assert outbox._rest is None

@@ -67,3 +67,19 @@ def test_a_batch_refused_as_not_led_is_not_stored_later() -> None:
     assert isinstance(first.result, Ack)
     assert isinstance(second.result, Ack)
     assert node.core.tail.last_seq == 2
+
+
+def test_alone_a_write_that_ends_is_followed_by_a_turn_that_commits_it() -> None:
+    """Seed 31: alone, no answer of another node announces a commit; it waited for the next heartbeat."""
+    node = Alone()
+    node.elect()
+    node.turn()
+    assert not node.core.wants_turn, "at rest"
+    ticket = node.core.submit(batch(1), node.now)
+    assert node.core.wants_turn
+    node.turn()
+    assert not node.core.wants_turn, "its disk is behind"
+    node.sync()
+    assert node.core.wants_turn
+    node.turn()
+    assert isinstance(ticket.result, Ack)
