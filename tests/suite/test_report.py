@@ -9,6 +9,7 @@ import pytest
 from suite import faults, report, scenarios, workloads
 from suite.arena import Happened
 from suite.checkers import ANOMALIES, Finding
+from suite.report.figures import gaps
 from suite.report.page import page
 from suite.runner import Outcome
 from suite.settings import Settings
@@ -86,3 +87,28 @@ def test_the_manual_names_every_fault_workload_scenario_and_anomaly() -> None:
     text = MANUAL.read_text()
     for name in (*faults.NAMES, *workloads.NAMES, *scenarios.SCENARIOS, *ANOMALIES):
         assert name in text, name
+
+
+@pytest.mark.parametrize(
+    ("resumed_s", "other", "alone"),
+    [
+        pytest.param(2.9, None, True, id="nothing-else"),
+        pytest.param(2.9, (2.5, 4.0), False, id="another-before-writes-went-on"),
+        pytest.param(2.9, (3.0, 4.0), True, id="another-when-they-had"),
+        pytest.param(2.9, (0.2, 1.5), False, id="a-node-may-still-be-on-its-way-back"),
+        pytest.param(2.9, (0.2, 0.9), True, id="over-for-a-second"),
+        pytest.param(6.0, (4.5, 5.0), True, id="later-than-promised-another-is-no-excuse"),
+    ],
+)
+def test_a_take_over_is_undisturbed_until_writes_go_on_or_should_have(
+    tmp_path: Path, resumed_s: float, other: tuple[float, float] | None, alone: bool
+) -> None:
+    outcome = _outcome(tmp_path)
+    if other is not None:
+        outcome.book.append(
+            Happened(2, "clock", "n2's clock jumps", ("n2",), False, int(other[0] * SECOND), int(other[1] * SECOND))
+        )
+    times = [*range(0, 2 * SECOND, SECOND // 100), *range(int(resumed_s * SECOND), 9 * SECOND, SECOND // 100)]
+    (gap,) = gaps(outcome, times)
+    assert gap.seconds == pytest.approx(resumed_s - 2)
+    assert gap.alone is alone

@@ -13,6 +13,10 @@ from suite.runner import Outcome
 SECOND = 1_000_000_000
 GAP_FROM_NS, GAP_UNTIL_NS = -SECOND // 20, SECOND // 2
 """A take-over gap begins about when its fault does."""
+PROMISED_S = 2.0
+"""With a majority alive and connected, writes resume within two election timeouts (P9)."""
+RECOVERY_NS = SECOND
+"""Until a node is back that the fault before took away: so long, a majority may still be missing."""
 _PROCESS_FAULTS = frozenset(
     {"kill", "pause", "power", "broken-disk", "packets", "partition", "disk-full", "rot", "rolling"}
 )
@@ -20,7 +24,8 @@ _PROCESS_FAULTS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """After a fault that hit the leader: how long no write was acknowledged. ``alone`` if no other fault was about."""
+    """After a fault that hit the leader: how long no write was acknowledged. ``alone`` if no other fault was about
+    until writes went on, or should have."""
 
     fault: Happened
     seconds: float
@@ -48,12 +53,13 @@ def gaps(outcome: Outcome, times: list[int]) -> list[Gap]:
     minority = (len(outcome.cluster_names) - 1) // 2
     for one in outcome.book:
         if one.hit_leader and one.fault in _PROCESS_FAULTS and 1 <= len(one.nodes) <= minority:
-            near = [
-                other
+            seconds = _silence_s(times, one.t0)
+            until = one.t0 + int(min(seconds, PROMISED_S) * SECOND)
+            near = any(
+                other is not one and other.t0 < until and (other.t1 or 1 << 62) > one.t0 - RECOVERY_NS
                 for other in outcome.book
-                if other is not one and other.t0 < one.t0 + 3 * SECOND and (other.t1 or 1 << 62) > one.t0 - SECOND
-            ]
-            found.append(Gap(one, _silence_s(times, one.t0), not near))
+            )
+            found.append(Gap(one, seconds, not near))
     return found
 
 
@@ -95,6 +101,7 @@ def summary(outcome: Outcome) -> dict[str, Any]:
             "count": len(every),
             "p50": round(quantile(every, 0.5), 2),
             "p99": round(quantile(every, 0.99), 2),
+            "alone": len(alone),
             "p99_alone": round(quantile(alone, 0.99), 2),
         },
         "latency_ms": {"p50": round(quantile(waits, 0.5), 1), "p99": round(quantile(waits, 0.99), 1)},

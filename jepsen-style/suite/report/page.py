@@ -100,7 +100,7 @@ def _cards(outcome: Outcome, told: dict[str, Any]) -> str:
             "take-over",
             f"{takeover['p50']} s",
             f"p50 of {takeover['count']}; p99 {takeover['p99']} s"
-            + (f", without other faults near {takeover['p99_alone']} s" if takeover["p99_alone"] else ""),
+            + (f"; {takeover['alone']} undisturbed: p99 {takeover['p99_alone']} s" if takeover["alone"] else ""),
         ),
         ("latency", f"{latency['p50']} ms", f"p50, faults included; p99 {latency['p99']} ms"),
         ("converged in", f"{outcome.converged_s:.1f} s", "after healing, all nodes equal"),
@@ -142,7 +142,7 @@ def _timeline(outcome: Outcome, axis: charts.Axis) -> str:
     gap_part = (
         f"<h3>Take-over gaps</h3><p>After each fault that hit the leader and left a majority alone: for how long no"
         f" write was acknowledged. The line is the promise, {TAKEOVER_LIMIT_S:g} s; hollow needles had other faults"
-        f" near them.</p>{charts.gap_chart(silences, axis, TAKEOVER_LIMIT_S)}"
+        f" beside them before writes went on.</p>{charts.gap_chart(silences, axis, TAKEOVER_LIMIT_S)}"
         if silences
         else ""
     )
