@@ -81,6 +81,7 @@ class Cursor:
         self.last_seq = 0
         """The newest message that the node had when the subscription began on it."""
         self._start = start
+        self._has_begun = False  # something was pushed
         self._is_dense = ">" in self.filters
         self._told = 0  # the end of the last push of this connection
         self._purged = 0  # messages it said to be purged, less those found missing
@@ -96,6 +97,14 @@ class Cursor:
     def start(self) -> Start:
         """Where a subscription on a new connection is to begin."""
         return self._start if self.through is None else Start(Origin.SEQ, self.through + 1)
+
+    def begin_again(self) -> bool:
+        """The node says that what it was to begin with has been trimmed meanwhile: whoever asked for no seq, and has
+        seen nothing yet, begins with what there is now. Whether that is so; `start` then says what it said at first."""
+        if self._has_begun or self._start.origin not in (Origin.FIRST, Origin.TIME):
+            return False
+        self.through = None
+        return True
 
     def begin_behind(self, seq: int) -> None:
         """ "New" means behind ``seq``, wherever the node that is asked first may be."""
@@ -129,6 +138,7 @@ class Cursor:
             raise ContinuityError(f"a push goes on behind seq {push.prev}, the one before it ended at {self._told}")
         if self._is_dense:
             self._check_dense(push)
+        self._has_begun = True
         self._told = push.through
         self._pushes.append(push)
         if len(self._pushes) == 1:

@@ -311,7 +311,10 @@ class Subscription:
             self._spent_messages += message.messages
             self._cursor.pushed(message)
         elif isinstance(message, Error) and received.request == self._request:
-            raise _as_told(link, message)
+            error = _as_told(link, message)
+            if isinstance(error, Trimmed) and self._cursor.begin_again():
+                raise LinkLost(error.message)
+            raise error
         elif not isinstance(message, Pong):
             raise LinkLost(f"{link.address} sent {message.NAME} into a subscription")
         self._troubled_at = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 from collections.abc import Awaitable, Callable
@@ -486,6 +487,31 @@ def test_messages_that_retention_took_before_they_were_read_are_missed_loudly(th
             three.do(three.proxies[2].cut)
             with pytest.raises(Trimmed, match="messages 1 to 3 are not kept any more"):
                 await anext(messages)
+
+    go(backend, main)
+
+
+@pytest.mark.parametrize(("start", "seen"), [("first", [4, 5]), (1, None)], ids=["the first there is", "a seq"])
+def test_who_asks_for_the_first_there_is_begins_with_it_although_it_moves(
+    cluster: Loopback, backend: str, start: str | int, seen: list[int] | None
+) -> None:
+    """Retention may trim between the answer to a subscribe and the first read; who named a seq is told of it."""
+    (node,) = cluster.nodes
+    read = node.read
+
+    async def trimmed_just_now(**named: Any) -> Any:
+        node.read = read  # type: ignore[method-assign]
+        node.trim(4)
+        raise Trimmed("message 1 is not kept any more", hint="4")
+
+    async def main() -> None:
+        async with connect(cluster) as client:
+            for _ in range(5):
+                await client.publish("t", b"x")
+            node.read = trimmed_just_now  # type: ignore[method-assign]
+            with pytest.raises(Trimmed) if seen is None else contextlib.nullcontext():
+                async with client.subscribe("t", start=start, until="last") as messages:
+                    assert [message.seq async for message in messages] == seen
 
     go(backend, main)
 

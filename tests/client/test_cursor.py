@@ -275,3 +275,17 @@ def test_who_goes_on_behind_until_misses_nothing() -> None:
     cursor.pushed(push_of(0, 9, [ITEMS[0], ITEMS[2]]))
     assert [message.seq for message in cursor.take()] == [1, 2, 3]
     assert cursor.is_done and cursor.through == 4
+
+
+def test_who_has_seen_something_does_not_begin_again() -> None:
+    """What was handed out is not handed out twice, and what is missing behind it is told."""
+    cursor = Cursor(["a"], Start(Origin.FIRST))
+    cursor.subscribed(Subscribed(1, 5))
+    assert cursor.begin_again()
+    assert cursor.start == Start(Origin.FIRST)
+    cursor.subscribed(Subscribed(3, 5))
+    cursor.pushed(push_of(2, 5, []))
+    assert not cursor.begin_again()
+    assert Cursor(["a"], Start(Origin.TIME, 1)).begin_again()
+    assert not Cursor(["a"], Start(Origin.SEQ, 1)).begin_again()
+    assert not Cursor(["a"], Start(Origin.NEW)).begin_again()
