@@ -89,8 +89,12 @@ class CommitLoop:
     # -------------------------------------------------------------------------------------- called by other tasks
     def receive(self, sender: str, message: PeerMessage) -> None:
         """A peer's message, taken at once; when there are no more at hand, call `heard`."""
-        if not self.installing:  # else it is lost, as on a link that breaks
+        if self.installing or self._failure is not None:
+            return  # it is lost, as on a link that breaks
+        try:
             self.core.receive(sender, message, trio.current_time())
+        except Exception as error:
+            self._fail(error)  # not the link's: what is wrong with its form was found before
 
     def heard(self) -> None:
         """All messages that came together have been taken: write what they brought, and turn."""
@@ -129,6 +133,7 @@ class CommitLoop:
 
     async def wait_moved(self) -> None:
         """Returns after a turn in which the tail moved or the queue of waiting batches got room."""
+        self._seen = (self._seen[0], self.core.batcher.has_room)  # no turn need have seen it full
         await self._moved.park()
 
     async def wait_unwritten(self) -> None:
@@ -226,10 +231,14 @@ class CommitLoop:
         except Exception as error:
             self._fail(error)
             return
-        self._writing = True
         self._write_began = now
         self._write_ended = trio.Event()
-        self._writer.begin(self._under_way, self._end_write)
+        try:
+            self._writer.begin(self._under_way, self._end_write)
+        except Exception as error:  # no thread to be had
+            self._fail(error)
+        else:
+            self._writing = True
 
     def _end_write(self, error: BaseException | None) -> None:
         """The write that was begun has ended."""
@@ -271,7 +280,9 @@ class CommitLoop:
 
     async def finish(self) -> None:
         """The last act of a clean shutdown, when `run` has ended: everything on disk, and derived state with it.
-        Not in the middle of an installation: the next start goes on with that."""
+        Not in the middle of an installation: the next start goes on with that. Raises what came too late for `run`."""
+        if self._failure is not None:
+            raise self._failure
         if self._under_way is not None:
             await self._write_at_last(self._under_way)
         if not self.installing:

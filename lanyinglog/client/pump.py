@@ -86,7 +86,7 @@ class Pump:
         """Until it is cancelled."""
         while True:
             while self.is_idle:
-                await self._sleep_until_work(None)
+                await self._sleep_until_work()
             try:
                 link = await self._servers.open_leader()
             except LanyingError as error:  # no node speaks this client's protocol
@@ -119,11 +119,12 @@ class Pump:
             self._servers.last_problem = str(error)
         connection.cancel()
 
-    async def _sleep_until_work(self, limit_s: float | None) -> None:
-        """Waits to be woken, for ``limit_s`` at most."""
+    async def _sleep_until_work(self, ready_in: Callable[[], float | None] = lambda: None) -> None:
+        """Waits to be woken, or until ``ready_in``, seconds or None for never, is over."""
         # First the flag, then another look: a foreign thread first adds, then looks at the flag. None is missed.
         self.sleeping = True
-        if limit_s is not None or self._outbox.messages == 0 or not self._producer.has_room:
+        limit_s = ready_in()
+        if limit_s != 0.0 and (limit_s is not None or self._outbox.messages == 0 or not self._producer.has_room):
             with anyio.move_on_after(limit_s):
                 await self._work.wait()
         self.sleeping = False
@@ -138,10 +139,9 @@ class Pump:
             if self._ping_due:
                 self._ping_due = False
                 await link.send(Ping(), link.new_request())
-            limit_s = self._ready_in() if self._producer.has_room else None
-            flight = self._next_flight(may_take=limit_s == 0.0)
+            flight = self._next_flight(may_take=self._ready_in() == 0.0)
             if flight is None:
-                await self._sleep_until_work(limit_s)
+                await self._sleep_until_work(self._ready_in)
                 continue
             request = link.new_request()
             self._flights[request] = flight
@@ -149,6 +149,9 @@ class Pump:
         await anyio.sleep(DRAIN_S)
 
     def _ready_in(self) -> float | None:
+        """Seconds until there is a batch that the pipeline has room for; None if that takes something else."""
+        if not self._producer.has_room:
+            return None
         return self._outbox.ready_in(hurry=self.hurry > 0, company=self._producer.awaits_answer)
 
     def _next_flight(self, *, may_take: bool) -> Flight[Batch] | None:

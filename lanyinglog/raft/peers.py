@@ -397,10 +397,12 @@ class PeerNetwork:
                 while True:
                     frame = decoder.next_frame()
                     if frame is not None:
-                        while frame is not None:
-                            self._receive(sender, from_parts(frame.kind, frame.header, frame.body))
-                            frame = decoder.next_frame()
-                        self._heard()
+                        try:
+                            while frame is not None:
+                                self._receive(sender, from_parts(frame.kind, frame.header, frame.body))
+                                frame = decoder.next_frame()
+                        finally:
+                            self._heard()  # what came before a bad frame, too
                     await self._wait_room()
                     received = await stream.receive_some(_READ_BYTES)
                     if not received:

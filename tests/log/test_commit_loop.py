@@ -12,11 +12,12 @@ import trio
 import trio.testing
 
 from lanyinglog import commit_loop
-from lanyinglog.batcher import Ticket
+from lanyinglog.batcher import BatcherLimits, Ticket
 from lanyinglog.commit_loop import CommitLoop
-from lanyinglog.errors import StorageFull
+from lanyinglog.errors import CorruptEntry, StorageFull
 from lanyinglog.log_core import LogCore
 from lanyinglog.machine.members import Members
+from lanyinglog.raft.messages import Alive
 from lanyinglog.raft.replica import Timing
 from lanyinglog.record import encode_batch, encode_columns, parse_batch
 from lanyinglog.store.log_store import Writes
@@ -53,9 +54,10 @@ class GatedStore(MemoryStore):
 class Log:
     """A loop on a node of its own, and what its store does."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: BatcherLimits) -> None:
         self.store = GatedStore()
         core = LogCore(
+            limits=limits,
             node="n1",
             members=Members.of({"n1": "n1:1"}),
             store=self.store,
@@ -86,8 +88,8 @@ class Log:
 
 
 @asynccontextmanager
-async def running() -> AsyncIterator[Log]:
-    log = Log()
+async def running(limits: BatcherLimits | None = None) -> AsyncIterator[Log]:
+    log = Log(limits or BatcherLimits())
     with trio.fail_after(WAIT_S):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(log.loop.run)
@@ -177,3 +179,102 @@ async def test_reading_from_peers_waits_for_a_disk_that_is_behind(monkeypatch: p
         assert waited.cancelled_caught, "the disk is behind"
         log.store.gate.set()
         await log.loop.wait_unwritten()
+
+
+class WriterByHand:
+    """Begins writes as told: not at all, or to end when the test says so."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
+        self.refuses = False
+        self.holds = False
+        self._held: list[Callable[[], None]] = []
+
+    def begin(self, writes: Writes, ended: Callable[[BaseException | None], None]) -> None:
+        if self.refuses:
+            raise RuntimeError("can't start new thread")
+        self._store.write(writes)
+        if self.holds:
+            self._held.append(lambda: ended(None))
+        else:
+            trio.lowlevel.current_trio_token().run_sync_soon(ended, None)
+
+    def let_go(self) -> None:
+        self.holds = False
+        self._held.pop()()
+
+
+async def test_a_write_that_can_not_begin_ends_the_loop_whoever_wanted_it() -> None:
+    """It was wanted in the task of a client, to whom it is nothing: the node may not go on leading without a disk."""
+    with pytest.RaisesGroup(pytest.RaisesExc(RuntimeError, match="new thread"), flatten_subgroups=True):
+        async with running() as log:
+            writer = log.loop._writer = WriterByHand(log.store)
+            writer.refuses = True
+            log.submit()
+            log.loop.turn()
+            await trio.sleep_forever()
+
+
+async def test_what_a_message_breaks_ends_the_loop_and_not_the_link() -> None:
+    with pytest.RaisesGroup(pytest.RaisesExc(CorruptEntry), flatten_subgroups=True):
+        async with running() as log:
+
+            def breaks(*_: object) -> None:
+                raise CorruptEntry("entry 3 fails its CRC32C")
+
+            log.loop.core.receive = breaks  # type: ignore[method-assign]
+            log.loop.receive("n2", Alive(1))
+            await trio.sleep_forever()
+
+
+async def test_a_failure_in_the_moment_of_a_stop_is_told_and_nothing_more_is_written() -> None:
+    log = Log(BatcherLimits())
+
+    def breaks(*_: object) -> None:
+        raise CorruptEntry("entry 3 fails its CRC32C")
+
+    with trio.fail_after(WAIT_S):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(log.loop.run)
+            await log.until(lambda: log.leads_at_rest)
+            nursery.cancel_scope.cancel()
+            log.loop.core.advance = breaks  # type: ignore[method-assign]
+            log.loop.turn(due=True)  # what a link does in the same pass
+        begun = log.store.begun
+        with pytest.raises(CorruptEntry):
+            await log.loop.finish()
+    assert log.store.begun == begun
+
+
+async def test_who_waits_for_room_is_woken_although_no_turn_saw_that_there_was_none() -> None:
+    """The queue fills and drains between two turns; what drains are repeats, so that nothing new can be read either."""
+    async with running(BatcherLimits(room_bytes_max=100_000, entry_bytes_max=60_000)) as log:
+        writer = log.loop._writer = WriterByHand(log.store)
+        batches = [
+            parse_batch(encode_batch(b"p" * 16, number, [encode_columns("t", [b"x" * 20_000])]))
+            for number in range(1, 9)
+        ]
+        for batch in batches:
+            ticket = log.loop.core.submit(batch, trio.current_time())
+            log.loop.turn()
+            await ticket.wait()
+        await log.until(lambda: log.leads_at_rest)
+        writer.holds = True
+        for batch in batches:
+            log.loop.core.submit(batch, trio.current_time())
+            if log.loop.core.may_propose:
+                log.loop.turn()
+        woken = trio.Event()
+
+        async def wait_room() -> None:
+            while not log.loop.core.batcher.has_room:
+                await log.loop.wait_moved()
+            woken.set()
+
+        async with trio.open_nursery() as nursery:
+            assert not log.loop.core.batcher.has_room
+            nursery.start_soon(wait_room)
+            await trio.testing.wait_all_tasks_blocked()
+            writer.let_go()
+            with trio.fail_after(2):
+                await woken.wait()
