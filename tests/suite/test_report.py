@@ -112,3 +112,27 @@ def test_a_take_over_is_undisturbed_until_writes_go_on_or_should_have(
     (gap,) = gaps(outcome, times)
     assert gap.seconds == pytest.approx(resumed_s - 2)
     assert gap.alone is alone
+
+
+@pytest.mark.parametrize(
+    ("valid", "words"),
+    [
+        ((True, True), "VALID: no promise was broken in 2 rounds"),
+        ((True, "unknown"), "UNKNOWN: of 2 rounds"),
+        (("unknown", False), "VIOLATION in 2 rounds: lost-write"),
+    ],
+    ids=str,
+)
+def test_the_page_of_several_rounds_says_what_they_came_to(
+    tmp_path: Path, valid: tuple[bool | str, ...], words: str
+) -> None:
+    rounds = []
+    for number, one in enumerate(valid):
+        found = {"lost-write": 1} if one is False else {}
+        told = {"valid": one, "seed": number, "operations": {"ok": 5}, "faults": {"kill": 2}, "anomalies": found}
+        rounds.append((tmp_path / f"round-{number}", told))
+    report.write_rounds(tmp_path, rounds)
+    text = (tmp_path / "index.html").read_text()
+    assert f"<h1>{words}" in text
+    assert all(f'href="round-{number}/index.html"' in text for number in range(len(valid)))
+    assert "http" not in text
