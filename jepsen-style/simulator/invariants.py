@@ -70,6 +70,7 @@ class Invariants:
         self._leaders: dict[int, str] = {}
         self._votes: dict[tuple[str, int], str] = {}  # voter, term -> for whom
         self._entries: dict[tuple[int, int], tuple[int, int]] = {}  # index, term -> CRC, term of the entry before
+        self._stood_before_wipe: dict[tuple[str, int], int] = {}  # candidate, term -> how often its disk was lost then
         self._rewound_before = 0
         self._counted_before: tuple[int, int] | None = None
         self._wipes_told: dict[int, int] = {}  # number of a `Join` -> how often its sender had lost its disk
@@ -366,8 +367,16 @@ class Invariants:
             self._check_back_track(node, to, message)
 
     def _vote(self, node: Node, term: int, candidate: str) -> None:
-        """A vote leaves: it is the only one in its term, and on the disk."""
+        """A vote leaves: it is the only one in its term, and on the disk.
+
+        A vote for itself that nobody answered may be forgotten with the disk: the process that counted it is gone, and
+        whoever answers it says so with a term, which the newcomer takes without a vote (`raft.joining`)."""
         voter = node.name
+        stood = self._votes.get((voter, term)) == voter and self._leaders.get(term) != voter
+        if stood and node.disk.wipes > self._stood_before_wipe[voter, term]:
+            del self._votes[voter, term]
+        if candidate == voter:
+            self._stood_before_wipe[voter, term] = node.disk.wipes
         other = self._votes.setdefault((voter, term), candidate)
         if other != candidate:
             words = f"{voter} votes for {candidate} in term {term}, and for {other}"
