@@ -434,6 +434,14 @@ class Guard:
             ]
         self.outbox.append(Outgoing(to, message, version))
 
+    def take_released(self) -> list[Outgoing]:
+        """What waits for no sync any more, in order for each peer."""
+        durable = self.journal.durable_version
+        released = [outgoing for outgoing in self.outbox if outgoing.version <= durable]
+        if released:
+            self.outbox = [outgoing for outgoing in self.outbox if outgoing.version > durable]
+        return released
+
     def _take_number(self) -> int:
         number = self._next_number
         self._next_number += 1

@@ -241,6 +241,9 @@ PeerMessage = (
     | Wanted
     | Copy
 )
+ELECTORAL = (VoteRequest, Vote, PreVoteRequest, PreVote, TimeoutNow)
+LOG_TRAFFIC = (Append, Appended, Committed, Heartbeat, Alive)
+"""Of these the engine alone says whether they bring something to do."""
 _CLASSES: tuple[type[Any], ...] = (
     Append,
     Appended,

@@ -33,14 +33,12 @@ from lanyinglog.raft.joining import Joining
 from lanyinglog.raft.journal import Journal
 from lanyinglog.raft.membership import Membership
 from lanyinglog.raft.messages import (
-    Alive,
-    Append,
+    ELECTORAL,
+    LOG_TRAFFIC,
     Appended,
     Chunk,
-    Committed,
     Copy,
     Fetch,
-    Heartbeat,
     Join,
     Joined,
     Offer,
@@ -48,8 +46,6 @@ from lanyinglog.raft.messages import (
     PreVote,
     PreVoteRequest,
     TimeoutNow,
-    Vote,
-    VoteRequest,
     Wanted,
 )
 from lanyinglog.raft.outgoing import Outgoing
@@ -73,11 +69,6 @@ class _Handover:
     to: str
     deadline: float
     told: bool = False
-
-
-_LOG_TRAFFIC = (Append, Appended, Committed, Heartbeat, Alive)
-"""What the engine alone says whether it brings something to do."""
-_ELECTORAL = (VoteRequest, Vote, PreVoteRequest, PreVote, TimeoutNow)
 
 
 class Replica:
@@ -128,13 +119,12 @@ class Replica:
         self._probe_at = now
         self._was_leader, self._led_since = False, now
         self._handover: _Handover | None = None
-        self._stirred = True
         self.source, self.sink = SnapshotSource(store), SnapshotSink(self.journal)
         self.repair = Repair(store)
         number = int(uniform(1, 1 << 62)) if newcomer else 0
         joining = Joining(node=node, peers=self.guard.peers, number=number, fresh=node not in voters)
         self.joining = joining if newcomer else None
-        self._joined_due = False
+        self._joined_due, self._stirred = False, True
         self._newcomers: dict[str, tuple[int, int]] = {}
         self._joining_moved(now)
 
@@ -153,7 +143,7 @@ class Replica:
     # --------------------------------------------------------------------------------------------------- inputs
     def receive(self, sender: str, message: PeerMessage, now: float) -> None:
         """A message of a peer, checked for form by `messages.from_parts`, in any order and any number of times."""
-        self._stirred = self._stirred or not isinstance(message, _LOG_TRAFFIC)
+        self._stirred = self._stirred or not isinstance(message, LOG_TRAFFIC)
         if self._has_left(sender) or self._is_deaf_to(sender, message, now):
             return
         if isinstance(message, Wanted):
@@ -225,7 +215,7 @@ class Replica:
             if self.joining is not None:
                 self._take_answer(self.joining, sender, message, now)
             return True
-        return self.joining is not None and (not self.joining.heard_enough or isinstance(message, _ELECTORAL))
+        return self.joining is not None and (not self.joining.heard_enough or isinstance(message, ELECTORAL))
 
     def _tell(self, newcomer: str, question: Join) -> None:
         members = self.membership
@@ -479,12 +469,7 @@ class Replica:
     # -------------------------------------------------------------------------------------------------- outputs
     def take_outbox(self) -> list[Outgoing]:
         """The messages that may leave now, in order for each peer; the others stay until their sync is done."""
-        durable = self.journal.durable_version
-        outbox = self.guard.outbox
-        ready = [outgoing for outgoing in outbox if outgoing.version <= durable]
-        if ready:
-            self.guard.outbox = [outgoing for outgoing in outbox if outgoing.version > durable]
-        return ready
+        return self.guard.take_released()
 
     def next_deadline(self) -> float:
         """When `advance` is due next even if nothing happens."""
