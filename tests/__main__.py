@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -42,6 +43,8 @@ STAGE_S_MAX = 1_200.0
 ALL_S_MAX = 3_600.0
 """All stages together; what is left of it limits the last ones."""
 END_S_MAX = 60.0
+LAST_LINES, LAST_LINE_CHARS, LAST_BYTES = 40, 400, 1 << 16
+"""How much of a failed stage's output is shown again at the end."""
 
 
 def main(arguments: list[str]) -> int:
@@ -57,15 +60,46 @@ def main(arguments: list[str]) -> int:
         "faults": [*STAGES["faults"], "--report", str(report)],
     }
     ends_at = time.monotonic() + ALL_S_MAX
-    failed = []
+    failed: dict[str, list[str]] = {}
     for name, command in commands.items():
-        if not _passes(name, command, limit_s=min(STAGE_S_MAX, ends_at - time.monotonic())):
-            failed.append(name)
+        last = _Last()
+        if not _passes(name, command, limit_s=min(STAGE_S_MAX, ends_at - time.monotonic()), copy=last):
+            failed[name] = last.lines()
     if "faults" not in failed:
         shutil.rmtree(report, ignore_errors=True)
+    for name, lines in failed.items():  # again, for in between there may be thousands of lines
+        print(f"== {name} ended with", *lines, sep="\n   ", flush=True)
     if failed:
         print(f"failed: {', '.join(failed)}", flush=True)
     return 1 if failed else 0
+
+
+class _Last:
+    """Passes on what a stage prints, as it comes, and keeps the end of it."""
+
+    def __init__(self) -> None:
+        self._end = bytearray()
+        self._read_from, self.file = os.pipe()
+        self._thread = threading.Thread(target=self._copy, daemon=True)
+        self._thread.start()
+
+    def _copy(self) -> None:
+        while got := os.read(self._read_from, 1 << 16):
+            sys.stdout.buffer.write(got)
+            sys.stdout.buffer.flush()
+            self._end += got
+            del self._end[:-LAST_BYTES]
+        os.close(self._read_from)
+
+    def end(self) -> None:
+        """The stage has ended. What it started may still hold the pipe, and is not waited for."""
+        os.close(self.file)
+        self._thread.join(1.0)
+
+    def lines(self) -> list[str]:
+        """The last ones; of a long one (of JSON) its beginning."""
+        lines = bytes(self._end).decode(errors="replace").splitlines()[-LAST_LINES:]
+        return [line[:LAST_LINE_CHARS] for line in lines]
 
 
 def _seeded(arguments: list[str]) -> list[str]:
@@ -75,16 +109,19 @@ def _seeded(arguments: list[str]) -> list[str]:
     return [*arguments, f"--hypothesis-seed={secrets.randbelow(2**32)}"]
 
 
-def _passes(name: str, command: list[str], *, limit_s: float | None = None) -> bool:
+def _passes(name: str, command: list[str], *, limit_s: float | None = None, copy: _Last | None = None) -> bool:
     print(f"== {name}: python {' '.join(command)}", flush=True)
     began = time.monotonic()
-    with subprocess.Popen([sys.executable, *command]) as stage:
+    output = {"stdout": copy.file, "stderr": copy.file} if copy else {}
+    with subprocess.Popen([sys.executable, *command], **output) as stage:
         try:
             passed = stage.wait(limit_s) == 0
         except subprocess.TimeoutExpired:
             print(f"   ended after {limit_s:g} s", flush=True)
             passed = False
             _interrupt(stage)
+    if copy:
+        copy.end()
     print(f"   {'ok' if passed else 'FAILED'} in {time.monotonic() - began:.1f} s", flush=True)
     return passed
 

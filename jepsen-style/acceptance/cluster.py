@@ -33,6 +33,10 @@ class Violated(Exception):
     """A promise did not hold; the message says which, and what was seen."""
 
 
+class TooSlow(Violated):
+    """A limit of time was passed, and nothing else is wrong. A busy machine does that too, so it is measured again."""
+
+
 class Skipped(Exception):
     """The check can't be made on this machine; the message says why."""
 
@@ -41,6 +45,12 @@ def require(holds: bool, words: str) -> None:
     """`Violated` unless ``holds``."""
     if not holds:
         raise Violated(words)
+
+
+def require_time(holds: bool, words: str) -> None:
+    """`TooSlow` unless ``holds``: for figures that another program on the machine can spoil."""
+    if not holds:
+        raise TooSlow(words)
 
 
 def lanyinglog(

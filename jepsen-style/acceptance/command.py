@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from acceptance.cluster import Skipped, Violated
+from acceptance.cluster import Skipped, TooSlow, Violated
 
 CHECKS = (
     "roundtrip",
@@ -61,6 +61,9 @@ def main(arguments: list[str]) -> int:
         code = max(code, _CODES[result["verdict"]])
     if any(result["verdict"] == "violated" for result in results):
         code = VIOLATION
+    for result in results:
+        if result["verdict"] in ("violated", "unknown"):
+            print(f"{result['verdict']}: {result['name']}: {result['why'].splitlines()[-1]}", flush=True)
     print(json.dumps({"valid": {VALID: True, VIOLATION: False, UNKNOWN: "unknown"}[code], "checks": results}))
     return code
 
@@ -88,10 +91,23 @@ def _claim(name: str) -> str:
 
 
 def _run(name: str, scale: Scale) -> dict[str, Any]:
-    module = importlib.import_module(f"acceptance.checks.{name}")
+    """What one check came to. One that was `TooSlow` runs once more: a busy machine may be slow once, a slow product
+    is always."""
     print(f"{name}: {_claim(name)}", flush=True)
+    result = _measure(name, scale)
+    if result.pop("slow"):
+        print(f"  measured once more: {result['why']}", flush=True)
+        first, result = result, _measure(name, scale)
+        result["first"] = first["why"]
+        del result["slow"]
+    return result
+
+
+def _measure(name: str, scale: Scale) -> dict[str, Any]:
+    module = importlib.import_module(f"acceptance.checks.{name}")
     began = time.monotonic()
     figures: dict[str, Any] = {}
+    violation: Violated | None = None
     try:
         figures = module.run(scale)
         verdict, words = "ok", ""
@@ -111,12 +127,14 @@ def _run(name: str, scale: Scale) -> dict[str, Any]:
         "verdict": verdict,
         "seconds": seconds,
         "figures": figures,
+        "slow": isinstance(violation, TooSlow),
         **({"why": words} if words else {}),
     }
 
 
 def _violation_in(error: BaseException) -> Violated | None:
-    """The violation among what ended the tasks of a check."""
-    if isinstance(error, BaseExceptionGroup):
-        return next((found for inner in error.exceptions if (found := _violation_in(inner))), None)
-    return error if isinstance(error, Violated) else None
+    """The violation among what ended the tasks of a check; of several, one that is not of time."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error if isinstance(error, Violated) else None
+    found = [violation for inner in error.exceptions if (violation := _violation_in(inner))]
+    return min(found, key=lambda violation: isinstance(violation, TooSlow), default=None)

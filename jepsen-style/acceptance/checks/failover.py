@@ -6,7 +6,7 @@ from typing import Any
 
 import trio
 
-from acceptance.cluster import Cluster, require, running
+from acceptance.cluster import Cluster, require, require_time, running
 from acceptance.command import Scale
 from acceptance.lines import first_difference, lines_of
 from acceptance.readers import by_async_client
@@ -50,7 +50,7 @@ async def _run(cluster: Cluster, lines: list[bytes]) -> dict[str, Any]:
             await trio.to_thread.run_sync(cluster.kill, leader)
             await probe.wait_begun_and_acked(killed_at)
             gaps.append(probe.gap_s(killed_at, trio.current_time()))
-            require(gaps[-1] <= RESUME_S_MAX, f"writes stood still for {gaps[-1]:.2f} s after a kill")
+            require_time(gaps[-1] <= RESUME_S_MAX, f"writes stood still for {gaps[-1]:.2f} s after a kill")
             await trio.to_thread.run_sync(cluster.start)
         feed.allow(1.0)
         for watcher in watchers:

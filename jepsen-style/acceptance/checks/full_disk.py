@@ -18,7 +18,7 @@ import trio
 import lanyinglog
 from acceptance import pinned
 from acceptance.changes import Changes
-from acceptance.cluster import Cluster, Skipped, Violated, require, running
+from acceptance.cluster import Cluster, Skipped, Violated, require, require_time, running
 from acceptance.cluster import lanyinglog as lanyinglog_program
 from acceptance.command import Scale
 from acceptance.readers import by_async_client
@@ -208,7 +208,7 @@ async def _cycles(cluster: Cluster, count: int) -> tuple[_Load, float]:
         await load.wait_acks(0.0, 20)
         for number in range(count):
             back_s.append(await _cycle(cluster, load, _TARGETS[number % len(_TARGETS)]))
-            require(
+            require_time(
                 back_s[-1] <= BACK_S_MAX, f"cycle {number + 1}: service back {back_s[-1]:.1f} s after room was made"
             )
             await load.wait_acks(trio.current_time(), 5)

@@ -8,7 +8,7 @@ from typing import Any
 import psutil
 import trio
 
-from acceptance.cluster import Cluster, lanyinglog, require, running
+from acceptance.cluster import Cluster, lanyinglog, require, require_time, running
 from acceptance.command import Scale
 from acceptance.load import Load
 from acceptance.traffic import Probe, background
@@ -44,7 +44,7 @@ async def _run(cluster: Cluster, moves: int) -> dict[str, Any]:
             await probe.wait_more(2)
             pauses_ms.append(probe.gap_s(began, trio.current_time()) * 1000)
             await trio.to_thread.run_sync(cluster.start)
-    require(max(took_ms) <= MOVE_MS_MAX, f"a move took {max(took_ms):.0f} ms")
+    require_time(max(took_ms) <= MOVE_MS_MAX, f"a move took {max(took_ms):.0f} ms")
     return {
         "moves": moves,
         "move ms, median and most": (sorted(took_ms)[len(took_ms) // 2], max(took_ms)),

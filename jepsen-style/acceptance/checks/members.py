@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 import trio
 
-from acceptance.cluster import Cluster, Row, lanyinglog, require, running
+from acceptance.cluster import Cluster, Row, lanyinglog, require, require_time, running
 from acceptance.command import Scale
 from acceptance.load import Load
 from acceptance.traffic import Probe, Watcher, background
@@ -40,7 +40,7 @@ class _Operator:
         took = trio.current_time() - began
         await self._probe.wait_begun_and_acked(began)
         pause = self._probe.gap_s(began, trio.current_time())
-        require(pause <= PAUSE_S_MAX, f"writes stood still for {pause:.2f} s: {what}")
+        require_time(pause <= PAUSE_S_MAX, f"writes stood still for {pause:.2f} s: {what}")
         self.figures[f"{what}: s, pause s"] = (round(took, 2), round(pause, 2))
         return result
 

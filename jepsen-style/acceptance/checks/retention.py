@@ -15,7 +15,7 @@ import trio
 
 import lanyinglog
 from acceptance import pinned
-from acceptance.cluster import Cluster, Row, require, running
+from acceptance.cluster import Cluster, Row, require, require_time, running
 from acceptance.cluster import lanyinglog as program
 from acceptance.command import Scale
 from acceptance.traffic import Probe, background
@@ -91,7 +91,9 @@ async def _fill(cluster: Cluster, traffic: int, watch: _Files) -> dict[str, Any]
     seconds = trio.current_time() - began
     fifth = max(1, len(probe.waits_s) // 5)
     first, last = (statistics.median(part) for part in (probe.waits_s[:fifth], probe.waits_s[-fifth:]))
-    require(last <= SLOWER_MAX * first, f"a publish took {first * 1e3:.1f} ms at first and {last * 1e3:.1f} ms at last")
+    require_time(
+        last <= SLOWER_MAX * first, f"a publish took {first * 1e3:.1f} ms at first and {last * 1e3:.1f} ms at last"
+    )
     return {
         "MB": traffic // 1_000_000,
         "MB/s": round(traffic / 1e6 / seconds, 1),

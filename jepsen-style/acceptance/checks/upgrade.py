@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 import trio
 
-from acceptance.cluster import Cluster, require, running
+from acceptance.cluster import Cluster, require, require_time, running
 from acceptance.command import Scale
 from acceptance.load import Load
 from acceptance.traffic import Probe, Watcher, background
@@ -55,7 +55,7 @@ async def _run(cluster: Cluster, load_s: int) -> dict[str, Any]:
         await watcher.wait_seq(probe.acked[-1][1])
         missing = {b"%d" % number for number in range(1, len(probe.acked) + 1)} - watcher.probes
         require(not missing, f"acknowledged and never seen: {sorted(missing)[:5]}")
-    require(max(pauses) <= PAUSE_S_MAX, f"writes stood still for {max(pauses):.2f} s")
+    require_time(max(pauses) <= PAUSE_S_MAX, f"writes stood still for {max(pauses):.2f} s")
     return {"replaced": len(pauses), "longest pause s": round(max(pauses), 2), "lines": load.sent}
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import trio
 
-from acceptance.cluster import Cluster, Row, require, running
+from acceptance.cluster import Cluster, Row, require, require_time, running
 from acceptance.cluster import lanyinglog as program
 from acceptance.command import Scale
 from acceptance.load import Load
@@ -65,12 +65,12 @@ async def _wipe(cluster: Cluster, probe: Probe) -> dict[str, Any]:
     seen = await trio.to_thread.run_sync(_come_back, cluster, wiped)
     back_s = trio.current_time() - began
     pause_s = probe.gap_s(began, trio.current_time())
-    require(pause_s <= PAUSE_S_MAX, f"writes stood still for {pause_s:.2f} s while a node came back")
+    require_time(pause_s <= PAUSE_S_MAX, f"writes stood still for {pause_s:.2f} s while a node came back")
     killed_at = trio.current_time()
     await trio.to_thread.run_sync(cluster.kill, leader)
     await probe.wait_begun_and_acked(killed_at)  # the node that came back is one of the two that it takes
     over_s = probe.gap_s(killed_at, trio.current_time())
-    require(over_s <= PAUSE_S_MAX, f"writes stood still for {over_s:.2f} s behind the leader's death")
+    require_time(over_s <= PAUSE_S_MAX, f"writes stood still for {over_s:.2f} s behind the leader's death")
     await trio.to_thread.run_sync(cluster.start)
     return {"back in s": round(back_s, 1), "shown": "; ".join(seen), "failover s": round(over_s, 2)}
 
