@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks import machine, report
+from benchmarks.memory import PageCache
 from benchmarks.payloads import made_up, read_lines
 from benchmarks.processes import raise_file_limit
 from benchmarks.question import Question, Scale
@@ -113,6 +114,7 @@ def _measure(options: argparse.Namespace) -> int:
         "rounds": f"{rounds}{', quick' if options.quick else ''}",
     }
     outcome = Outcome()
+    cache = PageCache()
     try:
         compare(
             [QUESTIONS[name] for name in options.questions],
@@ -121,9 +123,12 @@ def _measure(options: argparse.Namespace) -> int:
             rounds=rounds,
             scale=Scale(options.quick, lines),
             report=lambda words: print(words, file=sys.stderr, flush=True),
+            settle=(lambda: None) if options.quick else cache.fill,
         )
     except (KeyboardInterrupt, BaseExceptionGroup):  # trio wraps an interrupt into a group
         outcome.troubles.append("the run was interrupted")
+    finally:
+        cache.close()
     results = report.as_json(facts, systems, skipped, outcome)
     print(report.text(results), end="")
     if options.json:

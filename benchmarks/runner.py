@@ -61,14 +61,17 @@ def compare(
     rounds: int,
     scale: Scale,
     report: Report,
+    settle: Callable[[], object] = lambda: None,
 ) -> None:
     """All ``questions`` to all ``systems``, ``rounds`` times, into ``outcome``, which has all so far when it is
-    interrupted; ``report`` hears of each figure as it comes."""
+    interrupted; ``report`` hears of each figure as it comes. ``settle`` brings the machine into the same state before
+    each."""
     outcome.runs |= {key: [] for question in questions for key in _keys(question, systems, scale)}
     for question in questions:
         for round_number in range(rounds):
             for system in rotated([one for one in systems if question.name in one.answers], round_number):
                 report(f"{question.name}, round {round_number + 1} of {rounds}: {system.name}")
+                settle()
                 try:
                     _ask(question, system, scale, outcome, report)
                 except Exception as error:
