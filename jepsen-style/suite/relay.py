@@ -11,6 +11,7 @@ handshake (the first frames of a connection) is left alone: a link that never co
 from __future__ import annotations
 
 import json
+import os
 import random
 import socket
 import struct
@@ -95,10 +96,10 @@ class RelayedLink:
         self, near: trio.SocketStream, far: trio.SocketStream, scope: trio.CancelScope, framed: bool
     ) -> None:
         """One direction until it ends; a connection that breaks takes the other direction along."""
-        flow = Flow(self, framed)
+        flow = Flow(self, far, framed)
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(flow.send, far, scope)
+                nursery.start_soon(flow.send)
                 async for piece in near:
                     await flow.take(piece)
                 await flow.end()
@@ -107,10 +108,14 @@ class RelayedLink:
 
 
 class Flow:
-    """One direction of one connection: what has come and is to go on, when, and what becomes of it on the way."""
+    """One direction of one connection: what has come and is to go on, when, and what becomes of it on the way.
 
-    def __init__(self, link: RelayedLink, framed: bool) -> None:
+    Whoever brings something sends it, if it may go at once; only what has to wait is the other task's (`send`).
+    """
+
+    def __init__(self, link: RelayedLink, far: trio.SocketStream, framed: bool) -> None:
         self._link = link
+        self._far = far
         self._framed = framed
         self._frames = 0
         self._rest = b""
@@ -118,6 +123,7 @@ class Flow:
         self._held = 0
         self._due = 0.0
         self._ended = False
+        self._sending = False
         self._news = trio.Event()
         self._room = trio.Event()
 
@@ -125,6 +131,9 @@ class Flow:
         """Bytes from the one side."""
         for unit in self._units(bytes(piece)):
             self._put(unit)
+        self._send_at_once()
+        if self._queue:
+            self._news.set()
         while self._held > HELD_BYTES_MAX:
             self._room = trio.Event()
             await self._room.wait()
@@ -166,19 +175,43 @@ class Flow:
         self._due = max(self._due + (len(unit) / rate if rate else 0.0), now + delay)
         self._queue.append((self._due, unit))
         self._held += len(unit)
-        self._news.set()
+
+    def _send_at_once(self) -> None:
+        """What is due, as far as the socket takes it."""
+        if self._sending or self._link.condition.get("cut"):
+            return
+        while data := self._take_due():
+            try:
+                sent = os.write(self._far.socket.fileno(), data)
+            except BlockingIOError:
+                sent = 0
+            except OSError as error:
+                raise trio.BrokenResourceError from error
+            self._held -= sent
+            if sent < len(data):
+                self._queue.appendleft((0.0, data[sent:]))
+                return
+
+    def _take_due(self) -> bytes:
+        """The next bytes whose time has come; they still count as held."""
+        pieces, size, now = [], 0, trio.current_time()
+        while self._queue and self._queue[0][0] <= now and size < CHUNK_BYTES:
+            piece = self._queue.popleft()[1]
+            pieces.append(piece)
+            size += len(piece)
+        return b"".join(pieces)
 
     async def end(self) -> None:
         """No more will come."""
         self._ended = True
         self._news.set()
 
-    async def send(self, far: trio.SocketStream, scope: trio.CancelScope) -> None:
-        """What has come goes on to the other side; then its end, too."""
+    async def send(self) -> None:
+        """What could not go at once goes on to the other side; then its end, too."""
         while True:
             while not self._queue:
                 if self._ended:
-                    await far.send_eof()
+                    await self._far.send_eof()
                     return
                 self._news = trio.Event()
                 await self._news.wait()
@@ -187,13 +220,11 @@ class Flow:
             if due > trio.current_time():
                 await trio.sleep_until(due)
                 continue  # it may have been cut meanwhile
-            pieces, size, now = [], 0, trio.current_time()
-            while self._queue and self._queue[0][0] <= now and size < CHUNK_BYTES:
-                piece = self._queue.popleft()[1]
-                pieces.append(piece)
-                size += len(piece)
-            await far.send_all(b"".join(pieces))
-            self._held -= size
+            data = self._take_due()
+            self._sending = True
+            await self._far.send_all(data)
+            self._sending = False
+            self._held -= len(data)
             self._room.set()
 
 

@@ -5,6 +5,10 @@ more messages share a batch. A batch ends at a bound in bytes, messages or runs;
 of its own, whatever is before and behind it. Order is the order of the calls, across topics too (P5): a change of topic
 begins a new run.
 
+A batch costs the nodes about the same whatever its size, so what compression shrinks should fill batches as well as
+what it does not: how much the last batch shrank says how much goes into the next. If that shrinks less, to more than a
+batch may have, it is cut up and encoded again.
+
 Adding is safe from any thread (a lock is held for some microseconds), so that the blocking client can fill the outbox
 without a hop to the event loop. Taking belongs to the event loop.
 """
@@ -17,7 +21,7 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import TypeVar
 
 from lanyinglog import record, service
@@ -36,6 +40,8 @@ COMPANY_S = 0.01
 """How long messages that do not fill a batch wait, at most, for the answer to one that is on its way. The leader would
 have them wait all the same, and one batch of ten costs everybody a tenth of ten; over a line on which an answer takes
 longer than this they go on without it."""
+SHRINKS_AGAIN = 0.7
+"""Of what the last batch shrank by, so much is expected of the next."""
 T = TypeVar("T")
 
 
@@ -45,6 +51,7 @@ class Parcel:
 
     topic: str
     payloads: list[bytes]
+    lengths: list[int]
     keys: list[bytes | None] | None
     headers: list[Mapping[str, str] | None] | None
     pending: Pending | None
@@ -75,10 +82,15 @@ class Batch:
 
 
 class Outbox:
-    """The queue before the pipeline. ``batch_bytes`` and ``batch_messages`` bound a batch; see the module."""
+    """The queue before the pipeline. ``batch_bytes`` and ``batch_messages`` bound a batch, ``plain_bytes_max`` what
+    goes into one before it is compressed; see the module."""
 
-    def __init__(self, *, batch_bytes: int, batch_messages: int, linger_s: float, compression: int) -> None:
+    def __init__(
+        self, *, batch_bytes: int, batch_messages: int, plain_bytes_max: int, linger_s: float, compression: int
+    ) -> None:
         self._batch_bytes = batch_bytes
+        self._plain_bytes_max = max(plain_bytes_max, batch_bytes)
+        self._draft_bytes = batch_bytes  # what goes into the next batch, before compression
         self._batch_messages = batch_messages
         self._linger_s = linger_s
         self._compression = compression
@@ -98,28 +110,33 @@ class Outbox:
         What does not fit the open batch begins a new one."""
         with self._lock:
             before = len(self._closed) + bool(self._open.parcels)
-            if not self._open.fits(parcel, self._batch_bytes, self._batch_messages):
+            if not self._open.fits(parcel, self._draft_bytes, self._batch_messages):
                 self._close()
             self._open.add(parcel)
             self._count(len(parcel.payloads), parcel.bytes)
-            if self._open.bytes >= self._batch_bytes:
+            if self._open.bytes >= self._draft_bytes:
                 self._close()
             return before == 0 or len(self._closed) >= before
 
-    def extend(self, topic: str, payloads: list[bytes], pending: Pending | None = None) -> bool:
-        """Like an `add` of each of ``payloads``, which may be more than a batch holds; ``pending`` waits for all."""
+    def extend(self, topic: str, payloads: list[bytes], lengths: list[int], pending: Pending | None = None) -> bool:
+        """Like an `add` of each of ``payloads``, which may be more than a batch holds, with their ``lengths``
+        (`checked_payloads`); ``pending`` waits for all."""
         run_bytes = RUN_BYTES + len(topic.encode())
-        ends = list(accumulate([len(payload) + MESSAGE_BYTES for payload in payloads]))
+        ends = list(accumulate(lengths))
+
+        def size_through(i: int) -> int:
+            return ends[i] + (i + 1) * MESSAGE_BYTES
+
         at = before = 0
         news = False
         while at < len(payloads):
-            stop = bisect_right(
-                ends, before + self._batch_bytes - run_bytes, at, min(len(ends), at + self._batch_messages)
-            )
+            end = min(len(payloads), at + self._batch_messages)
+            stop = bisect_right(range(end), before + self._batch_bytes - run_bytes, at, key=size_through)
             stop = max(stop, at + 1)  # one message always fits
-            size = ends[stop - 1] - before + run_bytes
-            news |= self.add(Parcel(topic, payloads[at:stop], None, None, pending, size))
-            at, before = stop, ends[stop - 1]
+            through = size_through(stop - 1)
+            size = through - before + run_bytes
+            news |= self.add(Parcel(topic, payloads[at:stop], lengths[at:stop], None, None, pending, size))
+            at, before = stop, through
         return news
 
     def add_whole(self, batch: Batch) -> None:
@@ -160,7 +177,26 @@ class Outbox:
             first = self._closed.popleft()
             self.messages -= first.count
             self.bytes -= first.bytes
-        return first if isinstance(first, Batch) else encode(first.parcels, self._compression)
+        return first if isinstance(first, Batch) else self._encode(first)
+
+    def _encode(self, draft: _Draft) -> Batch:
+        """``draft`` as a batch, or its beginning, if it turns out to be too much for one; what is left is put back."""
+        try:
+            batch = encode(draft.parcels, self._compression)
+        except BadBatch:
+            first, *rest = draft.cut(self._batch_bytes, self._batch_messages)
+            if not rest:
+                raise
+            with self._lock:
+                self._draft_bytes = self._batch_bytes
+                self._closed.extendleft(reversed(rest))
+                self.messages += sum(one.count for one in rest)
+                self.bytes += sum(one.bytes for one in rest)
+            return encode(first.parcels, self._compression)
+        if self._compression != record.CODEC_NONE:
+            fitting = int(SHRINKS_AGAIN * draft.bytes / batch.bytes * self._batch_bytes)
+            self._draft_bytes = min(max(fitting, self._batch_bytes), self._plain_bytes_max)
+        return batch
 
     def withdraw(self, pending: Pending) -> int:
         """Drop all that ``pending`` alone waits for; how many messages that were."""
@@ -218,6 +254,15 @@ class _Draft:
         self.bytes += parcel.bytes
         self.parcels.append(parcel)
 
+    def cut(self, batch_bytes: int, batch_messages: int) -> list[_Draft]:
+        """The same parcels in the same order, as drafts that fit whether they shrink or not; at least one."""
+        drafts = [_Draft()]
+        for parcel in self.parcels:
+            if not drafts[-1].fits(parcel, batch_bytes, batch_messages):
+                drafts.append(_Draft())
+            drafts[-1].add(parcel)
+        return drafts
+
     def remove(self, parcel: Parcel) -> None:
         self.parcels.remove(parcel)
         self.count -= len(parcel.payloads)
@@ -237,22 +282,25 @@ def parcel_of(
     if headers:
         headers = dict(headers)
         size += len(record.pack_headers(headers))
-    parcel = Parcel(topic, [payload], [key] if key is not None else None, [headers] if headers else None, pending, size)
+    keys: list[bytes | None] | None = [key] if key is not None else None
+    parcel = Parcel(topic, [payload], [len(payload)], keys, [headers] if headers else None, pending, size)
     if size > LARGE_BYTES:
         encode([parcel], record.CODEC_NONE)  # near the limit: let the limit itself decide
     return parcel
 
 
-def checked_payloads(topic: str, payloads: Sequence[bytes]) -> list[bytes]:
-    """``payloads`` as a list of bytes; `TypeError` if one is something else, `BadBatch` if one is too large."""
+def checked_payloads(topic: str, payloads: Sequence[bytes]) -> tuple[list[bytes], list[int]]:
+    """``payloads`` as a list of bytes, and their lengths; `TypeError` if one is something else, `BadBatch` if one is
+    too large."""
     payloads = list(payloads)
     if set(map(type, payloads)) - {bytes}:
         payloads = [_checked_bytes("payload", payload) for payload in payloads]
-    if max(map(len, payloads), default=0) > LARGE_BYTES:
+    lengths = list(map(len, payloads))
+    if max(lengths, default=0) > LARGE_BYTES:
         for payload in payloads:
             if len(payload) > LARGE_BYTES:
                 parcel_of(topic, payload, None, None, None)
-    return payloads
+    return payloads, lengths
 
 
 def _checked_bytes(name: str, value: bytes) -> bytes:
@@ -290,16 +338,18 @@ def encode(parcels: Sequence[Parcel], compression: int) -> Batch:
 def _encode_run(parcels: Sequence[Parcel], compression: int) -> bytes:
     topic = parcels[0].topic
     if len(parcels) == 1:
-        payloads, keys, headers = parcels[0].payloads, parcels[0].keys, parcels[0].headers
+        parcel = parcels[0]
+        payloads, lengths, keys, headers = parcel.payloads, parcel.lengths, parcel.keys, parcel.headers
     else:
-        payloads = [payload for parcel in parcels for payload in parcel.payloads]
+        payloads = list(chain.from_iterable([parcel.payloads for parcel in parcels]))
+        lengths = list(chain.from_iterable([parcel.lengths for parcel in parcels]))
         keys = _column([(parcel.keys, len(parcel.payloads)) for parcel in parcels])
         headers = _column([(parcel.headers, len(parcel.payloads)) for parcel in parcels])
-    run = record.encode_columns(topic, payloads, keys, headers, compression=compression)
-    if compression == record.CODEC_NONE or len(run) <= sum(map(len, payloads)):
+    run = record.encode_columns(topic, payloads, keys, headers, lengths=lengths, compression=compression)
+    if compression == record.CODEC_NONE or len(run) <= sum(lengths):
         return run
     # What does not shrink is sent as it is: the limit of a batch was checked against the plain size.
-    return record.encode_columns(topic, payloads, keys, headers)
+    return record.encode_columns(topic, payloads, keys, headers, lengths=lengths)
 
 
 def _column(parts: Sequence[tuple[list[T | None] | None, int]]) -> list[T | None] | None:

@@ -18,12 +18,16 @@ from anyio.abc import TaskGroup
 
 from lanyinglog import record, service
 from lanyinglog.client.acks import Pending, copy_of
+from lanyinglog.client.heap import keep_freed_memory
 from lanyinglog.client.leader import Servers
 from lanyinglog.client.outbox import BATCH_BYTES_MAX, Batch, Outbox, checked_payloads, encode, parcel_of
 from lanyinglog.client.producer import WINDOW, Producer, Result
 from lanyinglog.client.pump import Pump
 from lanyinglog.errors import BadRequest, LanyingError, NotSent, OutcomeUnknown
 from lanyinglog.topics import check_topic
+
+DRAFTS = 2
+"""Batches that the buffer holds at least, however much is compressed into each: the next fills while one leaves."""
 
 
 class BatchMessage(NamedTuple):
@@ -42,6 +46,7 @@ class PublisherSettings:
     linger: float = 0.0
     """Seconds that a batch which is not full waits for more; 0 sends what there is as soon as there is room."""
     batch_bytes: int = 512 << 10
+    """Encoded, and compressed if it is; what is compressed is not known before and may be a little more."""
     batch_messages: int = record.MESSAGES_MAX
     batches_in_flight: int = WINDOW
     buffer_bytes: int = 8 << 20
@@ -88,10 +93,12 @@ class Publisher:
         self._settings = settings
         self._timeout = timeout
         self._on_ack = on_ack
+        keep_freed_memory()
         self._compression = record.CODECS[settings.compression or "none"]
         self._outbox = Outbox(
             batch_bytes=settings.batch_bytes,
             batch_messages=settings.batch_messages,
+            plain_bytes_max=settings.buffer_bytes // DRAFTS,
             linger_s=settings.linger,
             compression=self._compression,
         )
@@ -249,7 +256,7 @@ class Publisher:
     def add_many(self, topic: str, payloads: Sequence[bytes], pending: Pending | None = None) -> bool:
         """Queue ``payloads``, full or not."""
         self._raise_failure()
-        return self._outbox.extend(check_topic(topic), checked_payloads(topic, payloads), pending)
+        return self._outbox.extend(check_topic(topic), *checked_payloads(topic, payloads), pending)
 
     def add_whole(self, messages: Sequence[BatchMessage], pending: Pending) -> bool:
         """Queue ``messages`` as one batch of its own (P3). `BadBatch` if it is over a limit."""

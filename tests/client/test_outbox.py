@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
@@ -16,8 +17,20 @@ from lanyinglog.errors import BadBatch, NotSent, OutcomeUnknown, TooManyTopics
 Sent = tuple[str, bytes, bytes | None, dict[str, str]]
 
 
-def outbox(batch_bytes: int = 1_000, batch_messages: int = 100, linger_s: float = 0.0, compression: int = 0) -> Outbox:
-    return Outbox(batch_bytes=batch_bytes, batch_messages=batch_messages, linger_s=linger_s, compression=compression)
+def outbox(
+    batch_bytes: int = 1_000,
+    batch_messages: int = 100,
+    linger_s: float = 0.0,
+    compression: int = 0,
+    plain_bytes_max: int = 0,
+) -> Outbox:
+    return Outbox(
+        batch_bytes=batch_bytes,
+        batch_messages=batch_messages,
+        plain_bytes_max=plain_bytes_max,
+        linger_s=linger_s,
+        compression=compression,
+    )
 
 
 def messages_of(batch: Batch) -> list[Sent]:
@@ -46,7 +59,7 @@ def test_batches_hold_what_was_added_in_order_and_within_bounds(calls: Any, comp
     for call in calls:
         if len(call) == 2:
             topic, payloads = call
-            box.extend(topic, payloads)
+            box.extend(topic, *checked_payloads(topic, payloads))
             sent += [(topic, payload, None, {}) for payload in payloads]
         else:
             topic, payload, key, headers = call
@@ -68,7 +81,7 @@ def test_each_waiter_gets_the_place_of_his_message() -> None:
     box = outbox()
     waiters = [Pending(1) for _ in range(3)]
     for waiter in waiters:
-        box.extend("t", [b"nobody waits for me"])
+        box.extend("t", *checked_payloads("t", [b"nobody waits for me"]))
         box.add(parcel_of("t", b"x", None, None, waiter))
     batch = box.take()
     assert batch is not None
@@ -79,7 +92,7 @@ def test_each_waiter_gets_the_place_of_his_message() -> None:
 def test_one_waiter_of_many_messages_gets_all_their_places() -> None:
     box = outbox(batch_messages=10)
     waiter = Pending(25)
-    box.extend("t", [b"x"] * 25, waiter)
+    box.extend("t", *checked_payloads("t", [b"x"] * 25), waiter)
     seq = 1
     while (batch := box.take()) is not None:
         assert not waiter.done
@@ -112,9 +125,9 @@ def test_a_part_that_failed_makes_the_whole_unknown(parts: list[Any], expected: 
 
 def test_a_whole_batch_stays_alone_and_in_its_place() -> None:
     box = outbox()
-    box.extend("t", [b"before"])
+    box.extend("t", *checked_payloads("t", [b"before"]))
     box.add_whole(encode([parcel_of("t", b"whole", None, None, None)], 0))
-    box.extend("t", [b"behind"])
+    box.extend("t", *checked_payloads("t", [b"behind"]))
     batches = [box.take() for _ in range(3)]
     assert [messages_of(batch)[0][1] for batch in batches if batch] == [b"before", b"whole", b"behind"]
     assert box.take() is None
@@ -124,7 +137,7 @@ def test_a_whole_batch_stays_alone_and_in_its_place() -> None:
 def test_withdrawing_drops_what_is_still_here(taken: int) -> None:
     box = outbox(batch_messages=10)
     mine, other = Pending(25), Pending(1)
-    box.extend("t", [b"x"] * 25, mine)
+    box.extend("t", *checked_payloads("t", [b"x"] * 25), mine)
     box.add(parcel_of("t", b"other", None, None, other))
     for _ in range(taken):
         box.take()
@@ -138,12 +151,12 @@ def test_withdrawing_drops_what_is_still_here(taken: int) -> None:
 def test_a_batch_that_is_not_full_lingers_unless_someone_hurries() -> None:
     box = outbox(linger_s=100.0, batch_messages=5)
     assert box.ready_in(hurry=False) is None
-    assert box.extend("t", [b"x"]) is True
+    assert box.extend("t", *checked_payloads("t", [b"x"])) is True
     lingers = box.ready_in(hurry=False)
     assert lingers is not None and 99 < lingers <= 100
     assert box.ready_in(hurry=True) == 0.0
-    assert box.extend("t", [b"x"]) is False, "nothing new to take"
-    assert box.extend("t", [b"x"] * 4) is True, "a batch is full"
+    assert box.extend("t", *checked_payloads("t", [b"x"])) is False, "nothing new to take"
+    assert box.extend("t", *checked_payloads("t", [b"x"] * 4)) is True, "a batch is full"
     assert box.ready_in(hurry=False) == 0.0
 
 
@@ -156,7 +169,7 @@ def test_what_does_not_shrink_is_sent_as_it_is() -> None:
 
 def test_payloads_are_bytes_and_copied_if_they_can_change() -> None:
     buffer = bytearray(b"abc")
-    (payload,) = checked_payloads("t", [buffer])  # type: ignore[list-item]
+    ((payload,), _) = checked_payloads("t", [buffer])  # type: ignore[list-item]
     buffer[0] = 0
     assert payload == b"abc"
     with pytest.raises(TypeError, match="payload must be bytes, not str"):
@@ -190,5 +203,59 @@ def test_what_does_not_fill_a_batch_waits_for_company_and_not_for_ever() -> None
 
 def test_a_full_batch_waits_for_nobody() -> None:
     box = outbox(batch_messages=2)
-    box.extend("a", [b"x", b"y", b"z"])
+    box.extend("a", *checked_payloads("a", [b"x", b"y", b"z"]))
     assert box.ready_in(hurry=False, company=True) == 0.0
+
+
+# -------------------------------------------------------------------------------------------------------- compression
+LIMIT = record.BATCH_BYTES_MAX
+TEXT = [b"%06d " % i + b"all lines are alike " * 40 for i in range(4_000)]  # 3 MB, of which little is left
+
+
+def noise(count: int) -> list[bytes]:
+    source = random.Random(1)
+    return [source.randbytes(800) for _ in range(count)]
+
+
+def taken(box: Outbox) -> list[Batch]:
+    batches = []
+    while (batch := box.take()) is not None:
+        batches.append(batch)
+    return batches
+
+
+def test_what_shrinks_fills_batches_too():
+    box = outbox(512 << 10, 65_536, compression=record.CODEC_ZSTD, plain_bytes_max=2 << 20)
+    box.extend("t", *checked_payloads("t", TEXT))
+    (first, *_) = taken(box)
+    box.extend("t", *checked_payloads("t", TEXT))
+    (second, *_) = taken(box)
+    assert second.count > 3 * first.count
+    assert sum(map(len, TEXT[: second.count])) <= 2 << 20, "never more than a few of them fit the buffer"
+
+
+def test_what_no_longer_shrinks_is_cut_up_and_nothing_is_lost_or_moved():
+    box = outbox(512 << 10, 65_536, compression=record.CODEC_ZSTD, plain_bytes_max=4 << 20)
+    box.extend("t", *checked_payloads("t", TEXT))
+    taken(box)
+    payloads = noise(5_000)  # 4 MB
+    waiter = Pending(len(payloads))
+    box.extend("t", *checked_payloads("t", payloads), waiter)
+    box.extend("u", *checked_payloads("u", [b"behind"]))
+    batches = taken(box)
+    assert [message[1] for batch in batches for message in messages_of(batch)] == [*payloads, b"behind"]
+    assert all(batch.bytes <= LIMIT for batch in batches)
+    assert (box.messages, box.bytes) == (0, 0)
+    assert sum(count for batch in batches for pending, _, count in batch.waiters if pending is waiter) == len(payloads)
+
+
+def test_what_was_put_back_can_be_withdrawn():
+    box = outbox(512 << 10, 65_536, compression=record.CODEC_ZSTD, plain_bytes_max=4 << 20)
+    box.extend("t", *checked_payloads("t", TEXT))
+    taken(box)
+    waiter = Pending(5_000)
+    box.extend("t", *checked_payloads("t", noise(5_000)), waiter)
+    first = box.take()
+    assert first is not None and first.count < 5_000
+    assert box.withdraw(waiter) == 5_000 - first.count
+    assert box.take() is None
