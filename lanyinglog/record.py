@@ -44,6 +44,7 @@ the cost of a msgpack message in Python.
 from __future__ import annotations
 
 import struct
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -82,6 +83,16 @@ _COLUMN_KEYS = 1
 _COLUMN_HEADERS = 2
 
 crc32c = google_crc32c.value
+
+
+class _Compressors(threading.local):
+    """What a thread compresses with: a compressor has tables of a megabyte, and serves one thread at a time."""
+
+    def __init__(self) -> None:
+        self.zstd = zstandard.ZstdCompressor(level=1, write_content_size=True)
+
+
+_compressors = _Compressors()
 
 
 class OutgoingMessage(NamedTuple):
@@ -156,7 +167,7 @@ def encode_columns(
     if decoded_bytes > DECODED_BYTES_MAX:
         raise BadBatch(f"a run of {decoded_bytes} bytes; at most {DECODED_BYTES_MAX} are allowed")
     if compression == CODEC_ZSTD:
-        body = zstandard.ZstdCompressor(level=1, write_content_size=True).compress(body)
+        body = _compressors.zstd.compress(body)
     elif compression != CODEC_NONE:
         raise BadBatch(f"unknown codec {compression}")
     name = topic.encode()

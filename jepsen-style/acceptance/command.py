@@ -72,11 +72,14 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     claims = "\n".join(f"  {name:16} {_claim(name)}" for name in CHECKS)
     parser = argparse.ArgumentParser(
         prog="python jepsen-style check",
-        description=f"The promises of the main job on real clusters of three processes.\n\n{claims}",
+        description=(
+            "The promises of the main job on real clusters of three processes. A check whose only fault is that\n"
+            f"something took too long is made once more; a broken promise never is.\n\n{claims}"
+        ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="checks to run; all if none")
-    parser.add_argument("--quick", action="store_true", help="less work: a minute or two in all")
+    parser.add_argument("--quick", action="store_true", help="less work: five minutes in all")
     parser.add_argument("--lines", type=Path, metavar="FILE", help="publish lines of this file instead of made-up ones")
     options = parser.parse_args(arguments)
     unknown = sorted(set(options.names) - set(CHECKS))

@@ -293,9 +293,11 @@ def checked_payloads(topic: str, payloads: Sequence[bytes]) -> tuple[list[bytes]
     """``payloads`` as a list of bytes, and their lengths; `TypeError` if one is something else, `BadBatch` if one is
     too large."""
     payloads = list(payloads)
-    if set(map(type, payloads)) - {bytes}:
+    try:
+        lengths = list(map(bytes.__len__, payloads))  # one look at each tells that it is bytes, and its length
+    except TypeError:
         payloads = [_checked_bytes("payload", payload) for payload in payloads]
-    lengths = list(map(len, payloads))
+        lengths = list(map(len, payloads))
     if max(lengths, default=0) > LARGE_BYTES:
         for payload in payloads:
             if len(payload) > LARGE_BYTES:
