@@ -51,6 +51,8 @@ def main(arguments: list[str]) -> int:
     """Runs what ``arguments`` ask for; 0 if all of it passed."""
     checkout.ensure([__file__, *arguments], extra="test")
     os.chdir(ROOT)
+    # A shell that starts this in the background has it and all it starts ignore Ctrl-C, and some tests press that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if arguments:
         return 0 if _passes("tests", [*STAGES["tests"], *_seeded(arguments)]) else 1
     report = Path(tempfile.mkdtemp(prefix="lanyinglog-faults-"))
