@@ -456,8 +456,9 @@ class Invariants:
             if before not in (None, self._counted(node, sender)):
                 words = f"{node.name} leads in term {replica.engine.term} and counts an answer of term {message.term}"
                 raise Violation("answers count in their term", words, ("node", node.name), ("node", sender))
-        # A newcomer speaks of its own accord; who has left is not heard.
-        is_deaf = node.installing or replica.joining is not None or sender in replica.guard.departed
+        # A newcomer speaks of its own accord; who has left is not heard; who has a new snapshot on disk begins anew.
+        begins_anew = node.installing or replica.installed
+        is_deaf = begins_anew or replica.joining is not None or sender in replica.guard.departed
         is_late = isinstance(message, Append | Heartbeat | Committed | VoteRequest)
         if is_late and not is_deaf and message.term < replica.engine.term:
             outbox = replica.guard.outbox
