@@ -74,7 +74,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         prog="python jepsen-style check",
         description=(
             "The promises of the main job on real clusters of three processes. A check whose only fault is that\n"
-            f"something took too long is made once more; a broken promise never is.\n\n{claims}"
+            f"something took too long is made once more; no other is.\n\n{claims}"
         ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

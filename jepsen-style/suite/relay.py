@@ -216,6 +216,8 @@ class Flow:
                 self._news = trio.Event()
                 await self._news.wait()
             await self._link.wait_open()
+            if not self._queue:
+                continue  # whoever brought something when the link had just opened sent that, too
             due = self._queue[0][0]
             if due > trio.current_time():
                 await trio.sleep_until(due)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import random
 import socket
 import struct
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import trio
+import trio.testing
+from suite import relay
 from suite.links import GOOD, Condition, Layers, Link, Links, worst
 
 from lanyinglog.cli.processes import free_port
@@ -149,3 +153,21 @@ def test_the_relay_ends_with_the_suite(tmp_path: Path) -> None:
     process = made.links._process
     made.close()
     assert process.returncode is not None
+
+
+def test_what_waited_for_a_cut_link_may_be_sent_by_who_brings_more() -> None:
+    async def run() -> bytes:
+        link = relay.RelayedLink({"name": "a", "target": ["", 0], "listen": ["", 0], "framed": False}, random.Random(1))
+        near, far = (trio.SocketStream(trio.socket.from_stdlib_socket(one)) for one in socket.socketpair())
+        flow = relay.Flow(link, far, framed=False)
+        link.set({"cut": True})
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(flow.send)
+            await flow.take(b"one ")
+            await trio.testing.wait_all_tasks_blocked()  # the sender waits for the link
+            link.set({})
+            await flow.take(b"two")  # before the sender has its turn
+            await flow.end()
+        return bytes(await near.receive_some())
+
+    assert trio.run(run) == b"one two"
