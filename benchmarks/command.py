@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import signal
 import sys
@@ -10,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks import machine, report
-from benchmarks.memory import PageCache
+from benchmarks.memory import page_cache
 from benchmarks.payloads import made_up, read_lines
 from benchmarks.processes import raise_file_limit
 from benchmarks.question import Question, Scale
@@ -114,21 +115,20 @@ def _measure(options: argparse.Namespace) -> int:
         "rounds": f"{rounds}{', quick' if options.quick else ''}",
     }
     outcome = Outcome()
-    cache = PageCache()
+    settling = contextlib.nullcontext(lambda: 0) if options.quick else page_cache()
     try:
-        compare(
-            [QUESTIONS[name] for name in options.questions],
-            systems,
-            outcome,
-            rounds=rounds,
-            scale=Scale(options.quick, lines),
-            report=lambda words: print(words, file=sys.stderr, flush=True),
-            settle=(lambda: None) if options.quick else cache.fill,
-        )
+        with settling as settle:
+            compare(
+                [QUESTIONS[name] for name in options.questions],
+                systems,
+                outcome,
+                rounds=rounds,
+                scale=Scale(options.quick, lines),
+                report=lambda words: print(words, file=sys.stderr, flush=True),
+                settle=settle,
+            )
     except (KeyboardInterrupt, BaseExceptionGroup):  # trio wraps an interrupt into a group
         outcome.troubles.append("the run was interrupted")
-    finally:
-        cache.close()
     results = report.as_json(facts, systems, skipped, outcome)
     print(report.text(results), end="")
     if options.json:

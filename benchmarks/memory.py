@@ -9,35 +9,34 @@ nothing is free: from then on a new page is an old one of that file.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
-from typing import BinaryIO
+from collections.abc import Callable, Iterator
 
 import psutil
 
 LEFT_BYTES = 1 << 30
 """What stays free."""
-_SIZE = 8 << 40  # of a file that has no blocks; never read twice in one place
-_STEP = 8 << 20
+SIZE = 8 << 40  # of a file that has no blocks; never read twice in one place
+STEP = 8 << 20
 
 
-class PageCache:
-    """Takes no more than is free, holds nothing against whoever wants it, and is gone when it is closed."""
+@contextlib.contextmanager
+def page_cache() -> Iterator[Callable[[], int]]:
+    """What is to be called before each measurement: it takes what is free but for `LEFT_BYTES`, holds it against nobody
+    who wants it, and returns how many bytes. At the end all of it is given back."""
+    with tempfile.TemporaryFile(prefix="lanyinglog-bench-", buffering=0) as file:
+        file.truncate(SIZE)
+        buffer = memoryview(bytearray(STEP))
+        at = 0
 
-    def __init__(self) -> None:
-        self._file: BinaryIO = tempfile.TemporaryFile(prefix="lanyinglog-bench-", buffering=0)  # noqa: SIM115
-        self._file.truncate(_SIZE)
-        self._at = 0
-        self._buffer = memoryview(bytearray(_STEP))
+        def fill() -> int:
+            nonlocal at
+            began = at
+            end = min(at + max(0, psutil.virtual_memory().free - LEFT_BYTES), SIZE)
+            while at < end:
+                at += os.preadv(file.fileno(), [buffer], at)
+            return at - began
 
-    def fill(self) -> int:
-        """Take what is free but for `LEFT_BYTES`; the bytes that were taken."""
-        end = self._at + max(0, psutil.virtual_memory().free - LEFT_BYTES)
-        began = self._at
-        while self._at < min(end, _SIZE):
-            self._at += os.preadv(self._file.fileno(), [self._buffer], self._at)
-        return self._at - began
-
-    def close(self) -> None:
-        """Give all of it back."""
-        self._file.close()
+        yield fill

@@ -87,8 +87,9 @@ class _Last:
 
     def _copy(self) -> None:
         while got := os.read(self._read_from, 1 << 16):
-            sys.stdout.buffer.write(got)
-            sys.stdout.buffer.flush()
+            with contextlib.suppress(BrokenPipeError):  # whoever read it is gone; the stage is not to wait for that
+                sys.stdout.buffer.write(got)
+                sys.stdout.buffer.flush()
             self._end += got
             del self._end[:-LAST_BYTES]
         os.close(self._read_from)
