@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from suite.availability import Trouble
 from suite.cluster import Cluster
 from suite.links import Layers, client_link, peer_link
 
@@ -43,7 +44,8 @@ class Order:
 
 @dataclass(slots=True)
 class Happened:
-    """A fault as it was: ``words`` say what was done; times in ns since the run began, ``t1`` 0 while it lasts."""
+    """A fault as it was: ``words`` say what was done; times in ns since the run began, ``t1`` 0 while it lasts. ``out``
+    are the nodes that could not do their part meanwhile; what is wrong with links, `Layers` knows."""
 
     number: int
     fault: str
@@ -52,6 +54,7 @@ class Happened:
     hit_leader: bool
     t0: int
     t1: int = 0
+    out: tuple[str, ...] = ()
 
 
 class Arena:
@@ -138,10 +141,13 @@ class Arena:
 
     # ------------------------------------------------------------------------------------------------------ the book
     @contextmanager
-    def told(self, order: Order, words: str, nodes: Sequence[str], *, leader: str | None = None) -> Iterator[Happened]:
-        """Write down a fault that begins now and ends with the context."""
+    def told(
+        self, order: Order, words: str, nodes: Sequence[str], *, out: Sequence[str] = (), leader: str | None = None
+    ) -> Iterator[Happened]:
+        """Write down a fault that begins now and ends with the context. ``out`` are the nodes that cannot do their part
+        until then: they are down, or stopped, or without a disk, and nobody may count on them."""
         hit = order.target == LEADER or (leader is not None and leader in nodes)
-        happened = Happened(order.number, order.fault, words, tuple(nodes), hit, self.now())
+        happened = Happened(order.number, order.fault, words, tuple(nodes), hit, self.now(), out=tuple(out))
         self.book.append(happened)
         try:
             yield happened
@@ -151,6 +157,16 @@ class Arena:
     def remark(self, anomaly: str, words: str) -> None:
         """Something that must not be was seen by a fault itself."""
         self.remarks.append((anomaly, words, self.now()))
+
+    def troubles(self) -> list[Trouble]:
+        """All that kept nodes from doing their part, when the faults are over."""
+        since = self.since_epoch
+        mine = [Trouble(one.t0, one.t1, nodes=frozenset(one.out)) for one in self.book if one.out]
+        return mine + [Trouble(since(t0), since(t1), links=links) for t0, t1, links in self.layers.troubled]
+
+    def members(self) -> list[tuple[int, frozenset[str]]]:
+        """Who belonged, and since when, in ns since the run began."""
+        return [(self.since_epoch(since), names) for since, names in self.cluster.memberships]
 
     # ------------------------------------------------------------------------------------------------------- links
     def between(self, some: Sequence[str], others: Sequence[str]) -> list[str]:

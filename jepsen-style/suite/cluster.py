@@ -90,6 +90,8 @@ class Cluster:
         self.nodes = dict(list(everyone.items())[:members])
         """The members, also one that is to join; replaced, never changed, for faults look at it meanwhile."""
         self._spares = list(everyone.values())[members:]
+        self.memberships = [(time.monotonic_ns(), frozenset(self.nodes))]
+        """Who belonged, and since when (ns of the monotonic clock)."""
         self.cables = cables
         self._defect = defect or "-"
         self._tie, self._tie_held = os.pipe()
@@ -252,7 +254,7 @@ class Cluster:
                 return None
             node = self._spares.pop(0)
             node.joins = True
-            self.nodes = self.nodes | {node.name: node}
+            self._set_members(self.nodes | {node.name: node})
             self._spawn(node)
             return node
 
@@ -260,8 +262,12 @@ class Cluster:
         """The node belongs no more: it is down, its disk is empty, and its name is not used again."""
         self.kill(name)
         with self._lock:
-            self.nodes = {one: node for one, node in self.nodes.items() if one != name}
+            self._set_members({one: node for one, node in self.nodes.items() if one != name})
         self.everyone[name].disk.wipe()
+
+    def _set_members(self, nodes: dict[str, Node]) -> None:
+        self.nodes = nodes
+        self.memberships.append((time.monotonic_ns(), frozenset(nodes)))
 
     # -------------------------------------------------------------------------------------------------- looking at it
     def statuses(self) -> dict[str, dict[str, Any]]:

@@ -11,6 +11,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -109,7 +110,9 @@ class Layers:
 
     def __init__(self, links: Links) -> None:
         self._links = links
-        self._layers: dict[int, tuple[frozenset[str], Condition]] = {}
+        self._layers: dict[int, tuple[frozenset[str], Condition, int]] = {}
+        self.troubled: list[tuple[int, int, frozenset[str]]] = []
+        """What was wrong with which links and is over: from when to when, in ns of the monotonic clock."""
         self._next = 0
         self._lock = threading.Lock()
 
@@ -118,31 +121,37 @@ class Layers:
         with self._lock:
             self._next += 1
             touched = frozenset(names)
-            self._layers[self._next] = (touched, condition)
+            self._layers[self._next] = (touched, condition, time.monotonic_ns())
             self._apply(touched)
             return self._next
 
     def lift(self, number: int) -> None:
         """That condition is over."""
         with self._lock:
-            touched, _ = self._layers.pop(number)
+            touched, _, since = self._layers.pop(number)
             self._apply(touched)
+            self.troubled.append((since, time.monotonic_ns(), touched))
 
     def reset(self, names: Iterable[str]) -> None:
         """Connections on ``names`` end with a reset."""
         with self._lock:
-            self._links.reset(names)
+            touched = frozenset(names)
+            self._links.reset(touched)
+            now = time.monotonic_ns()
+            self.troubled.append((now, now, touched))
 
     def clear(self) -> None:
         """Nothing is wrong with any link."""
         with self._lock:
+            now = time.monotonic_ns()
+            self.troubled += [(since, now, touched) for touched, _, since in self._layers.values()]
             self._layers.clear()
             self._apply(frozenset(self._links.links))
 
     def _apply(self, touched: frozenset[str]) -> None:
         groups: dict[Condition, list[str]] = {}
         for name in touched:
-            conditions = [condition for names, condition in self._layers.values() if name in names]
+            conditions = [condition for names, condition, _ in self._layers.values() if name in names]
             groups.setdefault(worst(conditions), []).append(name)
         for condition, names in groups.items():
             self._links.set(names, condition)

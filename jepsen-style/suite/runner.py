@@ -19,6 +19,7 @@ import psutil
 
 from suite import faults, scenarios, schedule
 from suite.arena import Arena, Happened, Order, Skipped
+from suite.availability import Availability
 from suite.checkers import Finding, Findings, check
 from suite.cluster import Cluster
 from suite.disks import Disk, compile_shim, mount_disk
@@ -60,6 +61,8 @@ class Outcome:
     history: History = field(default_factory=History)
     image: Image = field(default_factory=Image)
     book: list[Happened] = field(default_factory=list)
+    availability: Availability | None = None
+    """None before the faults are over."""
     findings: list[Finding] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
@@ -187,6 +190,7 @@ class Run:
         for name in cluster.names:
             cluster.stop(name)
         outcome.book, outcome.skipped = arena.book, arena.skipped
+        outcome.availability = Availability(arena.troubles(), arena.members())
         self._tell("checking")
         began = time.monotonic()
         outcome.history = load(workers.files)

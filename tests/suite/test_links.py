@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -140,6 +141,20 @@ def test_the_worst_of_all_conditions_holds_and_lifting_one_leaves_the_others(end
     assert _is_silent(far)
     layers.lift(second)
     assert _take(far, 1) == b"x"
+
+
+def test_what_was_wrong_with_links_is_noted_when_it_is_over(ends: Ends) -> None:
+    layers = Layers(ends.links)
+    before = time.monotonic_ns()
+    number = layers.put(["n1>n2"], Condition(cut=True))
+    layers.put(["client>n1"], Condition(delay_ms=1))
+    layers.reset(["n1>n2"])
+    assert [(t0 == t1, links) for t0, t1, links in layers.troubled] == [(True, {"n1>n2"})]
+    layers.lift(number)
+    layers.clear()
+    after = time.monotonic_ns()
+    assert [links for _, _, links in layers.troubled] == [{"n1>n2"}, {"n1>n2"}, {"client>n1"}]
+    assert all(before <= t0 <= t1 <= after for t0, t1, _ in layers.troubled)
 
 
 def test_conditions_add_up() -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from suite import faults, report, scenarios, workloads
 from suite.arena import Happened
+from suite.availability import Availability, Trouble
 from suite.checkers import ANOMALIES, Finding
-from suite.report.figures import gaps
+from suite.report.figures import gaps, longest_silence_s
 from suite.report.page import page
 from suite.runner import Outcome
 from suite.settings import Settings
@@ -89,29 +90,21 @@ def test_the_manual_names_every_fault_workload_scenario_and_anomaly() -> None:
         assert name in text, name
 
 
-@pytest.mark.parametrize(
-    ("resumed_s", "other", "alone"),
-    [
-        pytest.param(2.9, None, True, id="nothing-else"),
-        pytest.param(2.9, (2.5, 4.0), False, id="another-before-writes-went-on"),
-        pytest.param(2.9, (3.0, 4.0), True, id="another-when-they-had"),
-        pytest.param(2.9, (0.2, 1.5), False, id="a-node-may-still-be-on-its-way-back"),
-        pytest.param(2.9, (0.2, 0.9), True, id="over-for-a-second"),
-        pytest.param(6.0, (4.5, 5.0), True, id="later-than-promised-another-is-no-excuse"),
-    ],
-)
-def test_a_take_over_is_undisturbed_until_writes_go_on_or_should_have(
-    tmp_path: Path, resumed_s: float, other: tuple[float, float] | None, alone: bool
-) -> None:
+def test_a_take_over_is_held_against_the_promise_for_as_long_as_a_majority_was_whole(tmp_path: Path) -> None:
     outcome = _outcome(tmp_path)
-    if other is not None:
-        outcome.book.append(
-            Happened(2, "clock", "n2's clock jumps", ("n2",), False, int(other[0] * SECOND), int(other[1] * SECOND))
-        )
-    times = [*range(0, 2 * SECOND, SECOND // 100), *range(int(resumed_s * SECOND), 9 * SECOND, SECOND // 100)]
+    cut = Trouble(int(2.5 * SECOND), int(4.0 * SECOND), links=frozenset({"n2>n3"}))
+    outcome.availability = Availability([cut], [(0, frozenset({"n1", "n2", "n3"}))])
+    outcome.used_s = 9.0
+    times = [*range(0, 2 * SECOND, SECOND // 100), *range(5 * SECOND, 9 * SECOND, SECOND // 100)]
     (gap,) = gaps(outcome, times)
-    assert gap.seconds == pytest.approx(resumed_s - 2)
-    assert gap.alone is alone
+    assert gap.seconds == pytest.approx(3.0)
+    assert gap.whole_s == pytest.approx(3.0), "nothing says that n1 was out: it and n2 were whole"
+    down = Trouble(2 * SECOND, 6 * SECOND, nodes=frozenset({"n1"}))
+    outcome.availability = Availability([cut, down], [(0, frozenset({"n1", "n2", "n3"}))])
+    (gap,) = gaps(outcome, times)
+    assert gap.whole_s == pytest.approx(1.0)
+    assert longest_silence_s(outcome, times) == pytest.approx(1.0)
+    assert longest_silence_s(outcome, times[:200]) == pytest.approx(5.0), "the run's end ends the last silence"
 
 
 @pytest.mark.parametrize(

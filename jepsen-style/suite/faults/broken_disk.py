@@ -20,7 +20,10 @@ def draw(source: random.Random, nodes: int) -> tuple[str, dict[str, Any]]:
 
 
 def inflict(arena: Arena, order: Order) -> None:
-    with arena.take(order) as (name,), arena.told(order, f"a sync of {words_for(order, [name])} fails", [name]):
+    with (
+        arena.take(order) as (name,),
+        arena.told(order, f"a sync of {words_for(order, [name])} fails", [name], out=[name]),
+    ):
         node = arena.cluster.nodes[name]
         process = node.process
         node.may_end = True

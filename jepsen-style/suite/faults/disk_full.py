@@ -17,7 +17,10 @@ def draw(source: random.Random, nodes: int) -> tuple[str, dict[str, Any]]:
 
 
 def inflict(arena: Arena, order: Order) -> None:
-    with arena.take(order) as nodes, arena.told(order, f"the disk of {words_for(order, nodes)} is full", nodes):
+    with (
+        arena.take(order) as nodes,
+        arena.told(order, f"the disk of {words_for(order, nodes)} is full", nodes, out=nodes),
+    ):
         disks = [arena.cluster.nodes[node].disk for node in nodes]
         try:
             for disk in disks:

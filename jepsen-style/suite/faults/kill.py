@@ -17,7 +17,7 @@ def draw(source: random.Random, nodes: int) -> tuple[str, dict[str, Any]]:
 
 
 def inflict(arena: Arena, order: Order) -> None:
-    with arena.take(order) as nodes, arena.told(order, f"SIGKILL of {words_for(order, nodes)}", nodes):
+    with arena.take(order) as nodes, arena.told(order, f"SIGKILL of {words_for(order, nodes)}", nodes, out=nodes):
         for node in nodes:
             arena.cluster.kill(node)
         arena.hold(order)

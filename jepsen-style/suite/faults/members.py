@@ -43,7 +43,7 @@ def inflict(arena: Arena, order: Order) -> None:
                 arena.skipped += 1
                 raise Skipped("no name is left for a new node")
             words = f"{joining.name} joins, and {words_for(order, [leaving])} leaves"
-            with arena.told(order, words, [leaving]):
+            with arena.told(order, words, [leaving], out=[joining.name]):
                 _replace(arena, arena.cluster.nodes[leaving], joining)
         finally:
             arena.damage.release()

@@ -21,7 +21,7 @@ def inflict(arena: Arena, order: Order) -> None:
     assert cables is not None
     with (
         arena.take(order) as (node,),
-        arena.told(order, f"packets {way} {words_for(order, [node])} are dropped", [node]),
+        arena.told(order, f"packets {way} {words_for(order, [node])} are dropped", [node], out=[node]),
     ):
         cables.drop_packets(node, inbound=way.startswith("to"), outbound=way.endswith("from"))
         try:

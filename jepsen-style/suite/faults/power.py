@@ -21,7 +21,7 @@ def draw(source: random.Random, nodes: int) -> tuple[str, dict[str, Any]]:
 def inflict(arena: Arena, order: Order) -> None:
     with (
         arena.take(order) as nodes,
-        arena.told(order, f"power cut at {words_for(order, nodes)}", nodes) as happened,
+        arena.told(order, f"power cut at {words_for(order, nodes)}", nodes, out=nodes) as happened,
     ):
         # A failing supply makes disks slow first, so that there is something to lose.
         disks = [arena.cluster.nodes[node].disk for node in nodes]

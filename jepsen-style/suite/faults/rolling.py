@@ -17,7 +17,7 @@ def draw(source: random.Random, nodes: int) -> tuple[str, dict[str, Any]]:
 
 
 def inflict(arena: Arena, order: Order) -> None:
-    with arena.take(order) as nodes, arena.told(order, f"rolling restart: {', '.join(nodes)}", nodes):
+    with arena.take(order) as nodes, arena.told(order, f"rolling restart: {', '.join(nodes)}", nodes, out=nodes):
         for node in nodes:
             arena.cluster.stop(node)
             arena.over.wait(order.settings["pause_s"])

@@ -33,7 +33,8 @@ def inflict(arena: Arena, order: Order) -> None:
     with arena.take(order) as (name,):
         arena.begin_damage()
         node = arena.cluster.nodes[name]
-        with arena.told(order, f"flipped bits in the data file of {words_for(order, [name])}", [name]) as happened:
+        words = f"flipped bits in the data file of {words_for(order, [name])}"
+        with arena.told(order, words, [name], out=[name]) as happened:
             node.may_end = True
             try:
                 arena.cluster.kill(name)

@@ -18,7 +18,10 @@ def draw(source: random.Random, nodes: int) -> tuple[str, dict[str, Any]]:
 
 def inflict(arena: Arena, order: Order) -> None:
     delay_ms = order.settings["delay_ms"]
-    with arena.take(order) as nodes, arena.told(order, f"syncs of {words_for(order, nodes)}: +{delay_ms} ms", nodes):
+    with (
+        arena.take(order) as nodes,
+        arena.told(order, f"syncs of {words_for(order, nodes)}: +{delay_ms} ms", nodes, out=nodes),
+    ):
         disks = [arena.cluster.nodes[node].disk for node in nodes]
         for disk in disks:
             disk.set_sync(delay_ms=delay_ms)

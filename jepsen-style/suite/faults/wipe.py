@@ -28,7 +28,7 @@ def draw(source: random.Random, nodes: int) -> tuple[str, dict[str, Any]]:
 def inflict(arena: Arena, order: Order) -> None:
     with arena.take(order) as (name,):
         arena.begin_damage()
-        with arena.told(order, f"{words_for(order, [name])} loses its disk", [name]) as happened:
+        with arena.told(order, f"{words_for(order, [name])} loses its disk", [name], out=[name]) as happened:
             began = time.monotonic()
             arena.cluster.kill(name)
             arena.cluster.nodes[name].disk.wipe()

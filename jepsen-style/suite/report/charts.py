@@ -156,9 +156,10 @@ def gap_chart(found: Sequence[Gap], axis: Axis, limit_s: float, height: float = 
     parts = [axis.ticks(height), _levels(height, top, " s")]
     parts.append(f'<line class="limit" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y_limit:.1f}" y2="{y_limit:.1f}"/>')
     for gap in found:
-        x, y = axis.x(gap.fault.t0), height * (1 - min(1.0, gap.seconds / top))
-        kind = "alone" if gap.alone else "mixed"
-        title = html.escape(f"{gap.seconds:.2f} s after: {gap.fault.words}")
-        parts.append(f'<line class="needle {kind}" x1="{x}" x2="{x}" y1="{height}" y2="{y:.1f}"/>')
-        parts.append(f'<circle class="needle {kind}" cx="{x}" cy="{y:.1f}" r="3.5"><title>{title}</title></circle>')
+        x = axis.x(gap.fault.t0)
+        y, y_whole = (height * (1 - min(1.0, seconds / top)) for seconds in (gap.seconds, gap.whole_s))
+        title = html.escape(f"{gap.whole_s:.2f} s, {gap.seconds:.2f} s with second faults, after: {gap.fault.words}")
+        parts.append(f'<line class="needle mixed" x1="{x}" x2="{x}" y1="{y_whole:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<line class="needle" x1="{x}" x2="{x}" y1="{height}" y2="{y_whole:.1f}"/>')
+        parts.append(f'<circle class="needle" cx="{x}" cy="{y_whole:.1f}" r="3.5"><title>{title}</title></circle>')
     return _svg("gaps", height, "".join(parts), "take-over gaps")

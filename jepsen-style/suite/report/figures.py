@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from suite.arena import Happened
@@ -15,8 +17,8 @@ GAP_FROM_NS, GAP_UNTIL_NS = -SECOND // 20, SECOND // 2
 """A take-over gap begins about when its fault does."""
 PROMISED_S = 2.0
 """With a majority alive and connected, writes resume within two election timeouts (P9)."""
-RECOVERY_NS = SECOND
-"""Until a node is back that the fault before took away: so long, a majority may still be missing."""
+SILENCE_NS = SECOND // 4
+"""Shorter pauses between acknowledgements are not looked at."""
 _PROCESS_FAULTS = frozenset(
     {"kill", "pause", "power", "broken-disk", "packets", "partition", "disk-full", "rot", "rolling"}
 )
@@ -24,12 +26,12 @@ _PROCESS_FAULTS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """After a fault that hit the leader: how long no write was acknowledged. ``alone`` if no other fault was about
-    until writes went on, or should have."""
+    """After a fault that hit the leader: how long no write was acknowledged, and for how much of that, in one piece,
+    one majority was whole (`availability`): this is what P9 is about."""
 
     fault: Happened
     seconds: float
-    alone: bool
+    whole_s: float
 
 
 def ack_times(outcome: Outcome) -> list[int]:
@@ -53,35 +55,43 @@ def gaps(outcome: Outcome, times: list[int]) -> list[Gap]:
     minority = (len(outcome.cluster_names) - 1) // 2
     for one in outcome.book:
         if one.hit_leader and one.fault in _PROCESS_FAULTS and 1 <= len(one.nodes) <= minority:
-            seconds = _silence_s(times, one.t0)
-            until = one.t0 + int(min(seconds, PROMISED_S) * SECOND)
-            near = any(
-                other is not one and other.t0 < until and (other.t1 or 1 << 62) > one.t0 - RECOVERY_NS
-                for other in outcome.book
-            )
-            found.append(Gap(one, seconds, not near))
+            start, end = _silence(times, one.t0)
+            found.append(Gap(one, (end - start) / SECOND, _whole_s(outcome, start, end)))
     return found
 
 
-def _silence_s(times: list[int], t0: int) -> float:
-    """The longest pause between two acknowledgements that begins about ``t0``."""
-    from bisect import bisect_left
+def longest_silence_s(outcome: Outcome, times: list[int]) -> float:
+    """The longest time of the whole run without an acknowledgement although one majority was whole."""
+    edges = [0, *times, int(outcome.used_s * SECOND)]
+    silences = [pair for pair in pairwise(edges) if pair[1] - pair[0] > SILENCE_NS]
+    return max((_whole_s(outcome, start, end) for start, end in silences), default=0.0)
 
+
+def _whole_s(outcome: Outcome, start: int, end: int) -> float:
+    if outcome.availability is None:
+        return (end - start) / SECOND
+    return outcome.availability.whole_ns(start, end) / SECOND
+
+
+def _silence(times: list[int], t0: int) -> tuple[int, int]:
+    """From when to when the longest pause between two acknowledgements lasted that begins about ``t0``."""
     first = max(0, bisect_left(times, t0 + GAP_FROM_NS) - 1)
-    longest = 0
+    longest = t0, t0
     for i in range(first, len(times) - 1):
         if times[i] > t0 + GAP_UNTIL_NS:
             break
-        longest = max(longest, times[i + 1] - max(times[i], t0))
-    return longest / SECOND
+        start = max(times[i], t0)
+        if times[i + 1] - start > longest[1] - longest[0]:
+            longest = start, times[i + 1]
+    return longest
 
 
 def summary(outcome: Outcome) -> dict[str, Any]:
     """The last line of the program's output, and ``results.json``."""
     times, settings = ack_times(outcome), outcome.settings
     silences = gaps(outcome, times)
-    alone = sorted(gap.seconds for gap in silences if gap.alone)
     every = sorted(gap.seconds for gap in silences)
+    whole = sorted(gap.whole_s for gap in silences)
     waits = latencies_ms(outcome)
     results = Counter(row[3] for row in outcome.history.iter_publishes())
     verdict: bool | str = "unknown" if outcome.valid is None else outcome.valid
@@ -101,8 +111,9 @@ def summary(outcome: Outcome) -> dict[str, Any]:
             "count": len(every),
             "p50": round(quantile(every, 0.5), 2),
             "p99": round(quantile(every, 0.99), 2),
-            "alone": len(alone),
-            "p99_alone": round(quantile(alone, 0.99), 2),
+            "p50_whole": round(quantile(whole, 0.5), 2),
+            "p99_whole": round(quantile(whole, 0.99), 2),
+            "longest_whole": round(longest_silence_s(outcome, times), 2),
         },
         "latency_ms": {"p50": round(quantile(waits, 0.5), 1), "p99": round(quantile(waits, 0.99), 1)},
         "checked_in_s": round(outcome.checked_s, 1),

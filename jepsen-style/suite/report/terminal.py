@@ -21,10 +21,10 @@ def print_summary(outcome: Outcome) -> None:
     print(f"  {len(outcome.book)} faults ({kinds or 'none'}), {outcome.skipped} more found nobody free")
     takeover = told["takeover_s"]
     print(f"  take-over after {takeover['count']} hits on the leader: p50 {takeover['p50']} s, p99 {takeover['p99']} s")
-    if takeover["alone"]:
-        print(
-            f"  of these {takeover['alone']} with no other fault before writes went on: p99 {takeover['p99_alone']} s"
-        )
+    print(
+        f"  with one majority alive and connected throughout: p50 {takeover['p50_whole']} s,"
+        f" p99 {takeover['p99_whole']} s; in all the run no write for {takeover['longest_whole']} s at most"
+    )
     print(f"  checked in {told['checked_in_s']} s")
     for name, why in outcome.left_out.items():
         print(f"  left out: {name}, which {why}")
