@@ -19,7 +19,7 @@ from suite.session import OPERATION_S_MAX, Session
 
 WRITES = True
 WORKERS = 5
-LANES = 24
+LANES = 64
 
 
 async def run(session: Session) -> None:
