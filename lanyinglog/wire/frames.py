@@ -7,12 +7,13 @@ All integers are little-endian. A frame::
     5   1   flags, 0
     6   2   H, the length of the header
     8   4   request id
-    12  4   CRC32C of bytes 4..12 and then the header
+    12  4   CRC32C of bytes 0..12 and then the header
     16  H   header: a msgpack map with string keys
     ..      body: raw bytes, N - 12 - H of them
 
-The CRC32C covers what the receiver acts upon; bodies are batches and runs, which carry checksums of their own, made
-by the producer and checked again by the subscriber.
+The CRC32C covers what the receiver acts upon, the length too: with a bit of that flipped, a receiver would take the
+frames that follow for a body, and wait in silence for the rest of it. Bodies are batches and runs, which carry
+checksums of their own, made by the producer and checked again by the subscriber.
 
 A decoder refuses as early as it can: a hostile length on its first 4 bytes, flags and header length on its first
 16, a damaged header before the body has arrived. So what it buffers is bounded by one frame and one read.
@@ -33,10 +34,15 @@ _HEAD = struct.Struct("<IBBHII")
 _LENGTH = struct.Struct("<I")
 HEAD_BYTES = _HEAD.size
 LENGTH_BYTES = _LENGTH.size
+CRC_AT = HEAD_BYTES - LENGTH_BYTES
 HEADER_BYTES_MAX = 0xFFFF
 """A header: its length is a u16."""
 REQUEST_MAX = 0xFFFF_FFFF
 """The largest request id: a u32."""
+
+_PIECE_BYTES_MIN = 4_096
+"""What is fed in smaller pieces, behind something incomplete, is put together as it comes: many would cost more than
+their bytes."""
 
 _extend = google_crc32c.extend
 _value = google_crc32c.value
@@ -56,8 +62,8 @@ def encode_frame_head(kind: int, request: int, header: dict[str, Any], body_byte
     packed = codec.pack(header)
     assert len(packed) <= HEADER_BYTES_MAX, f"a header of {len(packed)} bytes: large values belong into the body"
     head = _HEAD.pack(HEAD_BYTES - LENGTH_BYTES + len(packed) + body_bytes, kind, 0, len(packed), request, 0)
-    crc: int = _extend(_value(head[4:12]), packed)
-    return b"".join((head[:12], _LENGTH.pack(crc), packed))
+    crc: int = _extend(_value(head[:CRC_AT]), packed)
+    return b"".join((head[:CRC_AT], _LENGTH.pack(crc), packed))
 
 
 def encode_frame(
@@ -73,13 +79,16 @@ class FrameDecoder:
 
     Invariants: 1. after `next_frame` returned None the buffer holds less than one frame of ``frame_bytes_max``;
     2. once it raised it raises the same error for ever, for the place of the next frame is unknown;
-    3. each byte is copied a constant number of times, however it was cut into reads.
+    3. each byte is copied a constant number of times, however it was cut into reads: once if a frame comes whole, or in
+    pieces of some size.
     """
 
     def __init__(self, *, frame_bytes_max: int) -> None:
         self.frame_bytes_max = frame_bytes_max
         """The largest whole frame that is accepted, its head included; may be changed between frames."""
-        self._buffer = bytearray()
+        self._pieces: list[bytes | bytearray] = []  # as they were fed
+        self._at = 0  # of the first piece: where the next frame begins
+        self._size = 0  # bytes from there on
         self._head: tuple[int, int, int, int] | None = None  # kind, request, H and the frame's bytes, once checked
         self._header: dict[str, Any] | None = None  # the next frame's header, once checked
         self._needed = LENGTH_BYTES  # buffered bytes below which there is nothing to look at
@@ -88,54 +97,86 @@ class FrameDecoder:
     @property
     def buffered_bytes(self) -> int:
         """Bytes of a frame that has begun and is not complete; 0 between frames."""
-        return len(self._buffer)
+        return self._size
 
     def feed(self, data: bytes | bytearray | memoryview) -> None:
         """Takes the next bytes of the stream, in pieces of any size. Never raises for what they contain."""
-        assert len(self._buffer) < self._needed or self._error, "take all frames before feeding more bytes"
-        if self._error is None:
-            self._buffer += data
+        assert self._size < self._needed or self._error, "take all frames before feeding more bytes"
+        if self._error is not None or not data:
+            return
+        if self._at:
+            self._pieces[0] = self._pieces[0][self._at :]  # what was taken goes
+            self._at = 0
+        self._size += len(data)
+        if not self._pieces or len(data) >= _PIECE_BYTES_MIN:
+            self._pieces.append(bytes(data))
+            return
+        last = self._pieces[-1]
+        if isinstance(last, bytearray):
+            last += data
+        else:
+            self._pieces.append(bytearray(data))
 
     def next_frame(self) -> Frame | None:
         """The next complete frame, or None until more is fed. `FrameTooLarge` or another `ProtocolError`."""
         if self._error is not None:
             raise self._error
-        if len(self._buffer) < self._needed:
+        if self._size < self._needed:
             return None
         try:
             return self._take()
         except ProtocolError as error:
             self._error = error
-            self._buffer.clear()
+            self._pieces.clear()
+            self._size = 0
             raise
 
     def _take(self) -> Frame | None:
         """Looks at as much of the next frame as there is: length, then head, then header, then body."""
-        buffer = self._buffer
         if self._head is None:
-            self._check_length(_LENGTH.unpack_from(buffer)[0])
+            self._check_length(_LENGTH.unpack_from(self._front(LENGTH_BYTES), self._at)[0])
             if not self._has(HEAD_BYTES):
                 return None
-            self._head = self._checked_head()
+            self._head = self._checked_head(self._front(HEAD_BYTES))
         kind, request, header_bytes, frame_bytes = self._head
         body_at = HEAD_BYTES + header_bytes
         if self._header is None:
             if not self._has(body_at):
                 return None
-            self._header = self._checked_header(body_at)
+            self._header = self._checked_header(self._front(body_at), body_at)
         if not self._has(frame_bytes):
             return None
-        with memoryview(buffer) as view:
-            body = view[body_at:frame_bytes].tobytes()
-        frame = Frame(kind, request, self._header, body)
-        del buffer[:frame_bytes]
+        frame = Frame(kind, request, self._header, self._cut(body_at, frame_bytes))
         self._head = self._header = None
         self._needed = LENGTH_BYTES
         return frame
 
     def _has(self, needed: int) -> bool:
         self._needed = needed
-        return len(self._buffer) >= needed
+        return self._size >= needed
+
+    def _front(self, needed: int) -> bytes | bytearray:
+        """The first piece, with the next ``needed`` bytes, which are there, in it from `_at` on."""
+        first = self._pieces[0]
+        if len(first) - self._at < needed:
+            first = b"".join(self._pieces)
+            self._pieces = [first]
+        return first
+
+    def _cut(self, begin: int, end: int) -> bytes:
+        """Bytes ``begin`` to ``end`` of the next frame, which ends there, in the last piece, and is dropped."""
+        at, pieces = self._at, self._pieces
+        last = pieces[-1]
+        self._size -= end
+        stop = len(last) - self._size  # where the frame ends in the last piece
+        if len(pieces) == 1:
+            found = bytes(last[at + begin : stop])
+        else:
+            with memoryview(pieces[0]) as head, memoryview(last) as tail:
+                found = b"".join((head[at + begin :], *pieces[1:-1], tail[:stop]))
+        self._at = stop if self._size else 0
+        self._pieces = [last] if self._size else []
+        return found
 
     def _check_length(self, length: int) -> None:
         if length + LENGTH_BYTES > self.frame_bytes_max:
@@ -145,19 +186,18 @@ class FrameDecoder:
         if length < HEAD_BYTES - LENGTH_BYTES:
             raise ProtocolError(f"a frame announces {length} bytes behind its length; its head alone has 12")
 
-    def _checked_head(self) -> tuple[int, int, int, int]:
-        length, kind, flags, header_bytes, request, _ = _HEAD.unpack_from(self._buffer)
+    def _checked_head(self, first: bytes | bytearray) -> tuple[int, int, int, int]:
+        length, kind, flags, header_bytes, request, _ = _HEAD.unpack_from(first, self._at)
         if flags != 0:
             raise ProtocolError(f"a frame of kind {kind} has flags {flags:#x}; version 1 knows none")
         if HEAD_BYTES - LENGTH_BYTES + header_bytes > length:
             raise ProtocolError(f"a frame's header of {header_bytes} bytes does not fit its {length} bytes")
         return kind, request, header_bytes, length + LENGTH_BYTES
 
-    def _checked_header(self, stop: int) -> dict[str, Any]:
-        with memoryview(self._buffer) as view:
-            packed = view[HEAD_BYTES:stop].tobytes()
-            covered = view[4:12].tobytes()
-        crc = _HEAD.unpack_from(self._buffer)[5]
-        if _extend(_value(covered), packed) != crc:
+    def _checked_header(self, first: bytes | bytearray, stop: int) -> dict[str, Any]:
+        at = self._at
+        packed = bytes(first[at + HEAD_BYTES : at + stop])
+        covered = bytes(first[at : at + CRC_AT])
+        if _extend(_value(covered), packed) != _HEAD.unpack_from(first, at)[5]:
             raise ProtocolError("a frame's header fails its CRC32C")
         return codec.unpack_map(packed)

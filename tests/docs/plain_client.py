@@ -33,14 +33,14 @@ class PlainClient:
         packed = msgpack.packb(header)
         head = struct.pack("<BBHI", kind, 0, len(packed), request)
         length = struct.pack("<I", len(head) + 4 + len(packed) + len(body))
-        self._socket.sendall(length + head + struct.pack("<I", crc32c(head, packed)) + packed + body)
+        self._socket.sendall(length + head + struct.pack("<I", crc32c(length, head, packed)) + packed + body)
 
     def receive(self) -> Answer:
         (length,) = struct.unpack("<I", self._take(4))
         frame = self._take(length)
         kind, flags, header_bytes, request, crc = struct.unpack_from("<BBHII", frame)
         packed = frame[12 : 12 + header_bytes]
-        assert flags == 0 and crc == crc32c(frame[:8], packed)
+        assert flags == 0 and crc == crc32c(struct.pack("<I", length), frame[:8], packed)
         return kind, request, msgpack.unpackb(packed), frame[12 + header_bytes :]
 
     def ask(self, kind: int, request: int, header: dict[str, Any], body: bytes = b"") -> Answer:

@@ -38,8 +38,9 @@ def seal(
 ) -> bytes:
     """A frame of any content whose length and CRC32C are right."""
     head = struct.pack("<BBHI", kind, flags, (len(packed) if header_bytes is None else header_bytes) & 0xFFFF, request)
-    crc = google_crc32c.extend(google_crc32c.value(head), packed)
-    return struct.pack("<I", HEAD_BYTES - 4 + len(packed) + len(body)) + head + struct.pack("<I", crc) + packed + body
+    start = struct.pack("<I", HEAD_BYTES - 4 + len(packed) + len(body)) + head
+    crc = google_crc32c.extend(google_crc32c.value(start), packed)
+    return start + struct.pack("<I", crc) + packed + body
 
 
 class Fuzzer:

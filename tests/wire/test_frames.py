@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import tracemalloc
+from itertools import cycle
 from typing import Any
 
 import google_crc32c
@@ -52,9 +53,10 @@ def raw_frame(
 ) -> bytes:
     """A frame that may lie; its CRC32C is right unless told otherwise."""
     head = struct.pack("<BBHI", kind, flags, len(packed) if header_bytes is None else header_bytes, 1)
-    right = google_crc32c.extend(google_crc32c.value(head), packed)
     total = HEAD_BYTES - 4 + len(packed) + len(body) if length is None else length
-    return struct.pack("<I", total) + head + struct.pack("<I", right if crc is None else crc) + packed + body
+    start = struct.pack("<I", total) + head
+    right = google_crc32c.extend(google_crc32c.value(start), packed)
+    return start + struct.pack("<I", right if crc is None else crc) + packed + body
 
 
 HEADERS = st.dictionaries(st.text(max_size=8), st.integers(0, 1 << 40) | st.text(max_size=20), max_size=5)
@@ -70,6 +72,46 @@ def encode(frame: Frame) -> bytes:
 @given(st.lists(FRAMES, max_size=5))
 def test_frames_come_back_as_they_were(frames: list[Frame]) -> None:
     assert decode(b"".join(map(encode, frames))) == frames
+
+
+@given(
+    st.lists(st.integers(0, 20_000), min_size=1, max_size=4),
+    st.lists(st.one_of(st.integers(1, 40), st.integers(3_000, 9_000)), min_size=1, max_size=8),
+)
+def test_large_frames_come_back_from_small_and_large_pieces(sizes: list[int], pieces: list[int]) -> None:
+    """Pieces come round and round, so that small ones follow large ones in all places of a frame."""
+    frames = [Frame(5, number, {"n": size}, bytes(range(256)) * (size // 256 + 1)) for number, size in enumerate(sizes)]
+    stream = b"".join(map(encode, frames))
+    decoder = FrameDecoder(frame_bytes_max=LIMIT)
+    found: list[Frame] = []
+    at = 0
+    for piece in cycle(pieces):
+        if at >= len(stream):
+            break
+        decoder.feed(stream[at : at + piece])
+        at += piece
+        found += take(decoder)
+    assert found == frames
+    assert all(type(frame.body) is bytes for frame in found)
+    assert decoder.buffered_bytes == 0
+
+
+@pytest.mark.parametrize("piece", [2, 70, 5_000])
+def test_a_decoder_keeps_no_more_than_the_frame_that_has_begun(piece: int) -> None:
+    """However small the pieces, and although each of them ends inside a frame."""
+    body = bytes(300_000)
+    stream = encode(Frame(5, 1, {}, body)) + encode(Frame(5, 2, {}, b"x" * 90)) * 3_000
+    decoder = FrameDecoder(frame_bytes_max=LIMIT)
+    tracemalloc.start()
+    try:
+        for at in range(0, len(stream), piece):
+            decoder.feed(stream[at : at + piece])
+            while decoder.next_frame() is not None:
+                pass
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 3 * len(body)
 
 
 @given(st.lists(FRAMES, max_size=4), st.data())
@@ -123,8 +165,8 @@ def test_a_body_that_was_taken_stays_when_more_is_fed() -> None:
 
 
 # -------------------------------------------------------------------------------------------------------------- damage
-@pytest.mark.parametrize("at", range(4, len(encode(FRAME)) - len(FRAME.body)))
-def test_every_flip_behind_the_length_and_before_the_body_is_found(at: int) -> None:
+@pytest.mark.parametrize("at", range(len(encode(FRAME)) - len(FRAME.body)))
+def test_every_flip_before_the_body_is_found(at: int) -> None:
     for mask in (*(1 << bit for bit in range(8)), 0xFF):
         damaged = bytearray(encode(FRAME))
         damaged[at] ^= mask
@@ -204,6 +246,15 @@ def test_a_hostile_length_is_refused_on_its_four_bytes() -> None:
 def test_a_damaged_header_is_refused_before_its_body_has_come() -> None:
     with pytest.raises(ProtocolError, match="CRC32C"):
         decode(raw_frame(crc=0, length=LIMIT // 2))
+
+
+@pytest.mark.parametrize("bit", range(20))
+def test_a_flipped_bit_in_the_length_is_found_before_the_body_has_come(bit: int) -> None:
+    """Longer, it would take what follows for its body; shorter, it would end too soon."""
+    damaged = bytearray(raw_frame(body=bytes(300)))
+    damaged[bit // 8] ^= 1 << bit % 8
+    with pytest.raises(ProtocolError):
+        decode(bytes(damaged[: HEAD_BYTES + 1]))
 
 
 def test_flags_and_header_length_are_refused_before_the_header_has_come() -> None:
