@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 LIVE_WITHIN = 60
 """Election timeouts from healing to the last acknowledgement: links come back, a client gives up a silent node after
 two, waits ten for a stalled one, and elections may split."""
-STEP_DOWN_WITHIN = 2
+STEP_DOWN_WITHIN = 1
 PROBE_SLACK = 0.5
 CALM_AFTER = 5
 """Election timeouts after which a message that was repeated has come for the last time."""

@@ -33,7 +33,17 @@ from lanyinglog.raft.engine import Body, Engine, Role
 from lanyinglog.raft.feeds import Feeds
 from lanyinglog.raft.follower import Follower
 from lanyinglog.raft.journal import Journal
-from lanyinglog.raft.messages import Alive, Append, Appended, Committed, Heartbeat, PeerMessage, Vote, VoteRequest
+from lanyinglog.raft.messages import (
+    Alive,
+    Append,
+    Appended,
+    Committed,
+    Heartbeat,
+    PeerMessage,
+    TimeoutNow,
+    Vote,
+    VoteRequest,
+)
 from lanyinglog.raft.outgoing import NEVER_WAITS, Outgoing
 
 
@@ -446,6 +456,13 @@ class Guard:
         number = self._next_number
         self._next_number += 1
         return number
+
+    def call_successor(self, now: float, *, silence_s: float) -> None:
+        """This node led and does no more, for too few answered. Maybe it only can't hear them, while they hear it and
+        wait: of those, who is known to have most is asked to take over at once (P9)."""
+        silent = [name for name in sorted(self.voters - {self.node}) if self.engine.heard_at(name) <= now - silence_s]
+        if silent:
+            self._gate(max(silent, key=self.engine.match_index), TimeoutNow(self.engine.term), NEVER_WAITS)
 
     # ---------------------------------------------------------------------------------------------- lost on the way
     def retry_silent(self, now: float, *, silence_s: float) -> None:

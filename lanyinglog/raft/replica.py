@@ -107,7 +107,7 @@ class Replica:
             send=self._sent,
             apply=self._apply_index,
             heartbeat_s=timing.heartbeat_s,
-            quorum_timeout_s=2 * timing.election_timeout_s,
+            quorum_timeout_s=timing.election_timeout_s,
             now=now,
         )
         self.guard.attach(self.engine)
@@ -117,7 +117,7 @@ class Replica:
         self._members_version = -1
         self._follow_members()
         self._probe_at = now
-        self._was_leader, self._led_since = False, now
+        self._was_leader, self._led_since, self._led_term = False, now, 0
         self._handover: _Handover | None = None
         self.source, self.sink = SnapshotSource(store), SnapshotSink(self.journal)
         self.repair = Repair(store)
@@ -342,9 +342,11 @@ class Replica:
 
     def _notice_role(self, now: float) -> None:
         if self.leads and not self._was_leader:
-            self._led_since = now
+            self._led_since, self._led_term = now, self.engine.term
         elif self._was_leader and not self.leads:
             self.guard.feeds.release()
+            if self.engine.term == self._led_term:  # nobody took it: too few have answered
+                self.guard.call_successor(now, silence_s=self._timing.election_timeout_s)
         self._was_leader = self.leads
 
     # ---------------------------------------------------------------------------------------------- membership

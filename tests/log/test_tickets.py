@@ -251,7 +251,7 @@ def test_much_does_not_wait_for_the_entry_in_flight(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_batch_proposed_in_the_turn_that_ends_leadership_is_refused_for_certain() -> None:
-    """Nobody answered for two election timeouts: the turn that would propose steps down first."""
+    """Nobody answered for an election timeout: the turn that would propose steps down first."""
     cluster = led_by_n1()
     cluster.isolate("n1")
     cluster.now += 5.0

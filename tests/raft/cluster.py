@@ -236,6 +236,10 @@ class Cluster:
         """Between these and all others nothing passes from now on."""
         self._drop({(a, b) for a in self.names for b in self.names if (a in names) != (b in names)})
 
+    def deafen(self, name: str) -> None:
+        """Nothing reaches it from now on; what it says still arrives."""
+        self._drop({(other, name) for other in self.names if other != name})
+
     def _drop(self, links: set[Link]) -> None:
         self.dropping |= links
         for link in links:

@@ -304,7 +304,7 @@ def test_a_change_of_limits_that_gets_no_turn_is_refused_in_time() -> None:
     cluster.turn("n1")
     core.begin_write()
     ticket = core.configure({"messages": 5}, cluster.now)
-    core.advance(cluster.now + 1.0, 0)
+    core.advance(cluster.now + 0.5, 0)
     assert ticket.result is None
     core.advance(ticket.expires_at, 0)
     assert isinstance(ticket.result, Busy)
