@@ -19,6 +19,8 @@ from suite.cluster import Cluster
 from suite.links import Layers, client_link, peer_link
 
 LEADER, FOLLOWER, ANY, MINORITY, MAJORITY, ALL = "leader", "follower", "any", "minority", "majority", "all"
+FOLLOWERS = "followers"
+"""All but the leader."""
 LEADER_WAIT_S = 2.0
 READY_S_MAX = 8.0
 
@@ -105,7 +107,7 @@ class Arena:
     @contextmanager
     def take(self, order: Order) -> Iterator[list[str]]:
         """The nodes that ``order.target`` means, nobody else's until the context ends. `Skipped` if there are none."""
-        leader = self._wait_leader() if order.target in (LEADER, FOLLOWER) else None
+        leader = self._wait_leader() if order.target in (LEADER, FOLLOWER, FOLLOWERS) else None
         with self._lock:
             free = [name for name in self.cluster.names if name not in self._held and self.cluster.nodes[name].running]
             chosen = self._choose(order, free, leader)
@@ -127,6 +129,9 @@ class Arena:
         if order.target == FOLLOWER:
             others = [name for name in free if name != leader]
             return [source.choice(others)] if others else []
+        if order.target == FOLLOWERS:
+            others = [name for name in self.cluster.names if name != leader]
+            return others if leader is not None and set(others) <= set(free) else []
         if order.target == ANY:
             return [source.choice(free)] if free else []
         wanted = {MINORITY: (count - 1) // 2, MAJORITY: count // 2 + 1, ALL: count}[order.target]

@@ -40,6 +40,7 @@ def main(arguments: list[str]) -> int:
         options.faults = DEFECTS[options.defect].faults if options.defect else faults.NAMES
     rounds = 1 if options.seconds is not None else PRESETS[options.preset].rounds
     if options.defect:
+        options.scenario = options.scenario or DEFECTS[options.defect].scenario
         rounds, options.seconds = DEFECT_ROUNDS, options.seconds or DEFECT_S
     settings = _settings(options, seed, directory.resolve())
     print(f"seed {seed}; replay: {settings.replay}", flush=True)

@@ -1,7 +1,7 @@
 """Defects planted on purpose, in real nodes and clients: a suite that does not find them proves nothing.
 
 Each takes one defence away, by replacing names of the product before it starts (`launcher`, `worker`); the product
-knows nothing of it. ``faults`` are those that bring it to light; a run with ``--defect`` uses them.
+knows nothing of it. ``faults`` or ``scenario`` is what brings it to light; a run with ``--defect`` uses that.
 What the simulator plants into its own nodes is used here as it is (`_simulated`), the rest is our own.
 """
 
@@ -25,6 +25,7 @@ class Defect:
     words: str
     faults: tuple[str, ...]
     changes: Callable[[], Sequence[Change]]
+    scenario: str | None = None
 
 
 def _simulated(name: str) -> Callable[[], Sequence[Change]]:
@@ -182,7 +183,10 @@ PROCESS = ("kill", "pause", "partition", "lossy")
 DEFECTS: dict[str, Defect] = {
     "never-syncs": Defect("nothing is ever synced; the disk may write when it likes", ("power",), _never_syncs),
     "answers-before-sync": Defect(
-        "a follower answers before its own sync", ("power", "slow-disk"), _simulated("answers_before_sync")
+        "a follower answers before its own sync",
+        ("power", "pause"),
+        _simulated("answers_before_sync"),
+        scenario="leader-alone-has-it",
     ),
     "ignores-io-errors": Defect(
         "a node goes on after a failed sync as if it had succeeded", ("broken-disk",), _goes_on_after_io_error

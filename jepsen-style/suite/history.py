@@ -29,6 +29,8 @@ OK, FAIL, INFO = 0, 1, 2
 RESULTS = ("ok", "fail", "info")
 EVERY_TOPIC = -1
 FOREIGN = -1
+FORGOTTEN = "producer_unknown"
+"""The error that says that a producer's numbers are not remembered."""
 
 
 class Publish(NamedTuple):
@@ -80,6 +82,8 @@ class History:
         self._publish_appends = [column.append for column in self._publishes]  # looked up once, used millions of times
         self._run_appends = [column.append for column in self._runs]
         self._nodes: list[str] = []
+        self.forgotten: list[int] = []
+        """The repetitions whose producer the log did not know any more, by their places."""
         self.errors: dict[str, int] = {}
         """How often each error code was an outcome."""
 
@@ -149,6 +153,8 @@ class History:
         result = RESULTS.index(line["r"])
         if result != OK:
             self.errors[line["e"]] = self.errors.get(line["e"], 0) + 1
+            if line["f"] == "again" and line["e"] == FORGOTTEN:
+                self.forgotten.append(self.publishes)
         t0, t1, worker, results, ids, counts, seqs, stamps, again = self._publish_appends
         t0(line["t0"])
         t1(line["t1"])

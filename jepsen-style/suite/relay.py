@@ -42,12 +42,15 @@ class RelayedLink:
         self.condition: dict[str, Any] = {}
         self.changed = trio.Event()
         self.streams: set[tuple[trio.SocketStream, trio.SocketStream | None, trio.CancelScope]] = set()
+        self.flows: set[Flow] = set()
 
     def get(self, key: str) -> float:
         return float(self.condition.get(key, 0.0))
 
     def set(self, condition: dict[str, Any]) -> None:
         self.condition = condition
+        for flow in self.flows:
+            flow.reschedule()
         self.changed.set()
         self.changed = trio.Event()
 
@@ -97,6 +100,7 @@ class RelayedLink:
     ) -> None:
         """One direction until it ends; a connection that breaks takes the other direction along."""
         flow = Flow(self, far, framed)
+        self.flows.add(flow)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(flow.send)
@@ -105,6 +109,8 @@ class RelayedLink:
                 await flow.end()
         except* (trio.BrokenResourceError, trio.ClosedResourceError):
             scope.cancel()
+        finally:
+            self.flows.discard(flow)
 
 
 class Flow:
@@ -176,6 +182,16 @@ class Flow:
         self._queue.append((self._due, unit))
         self._held += len(unit)
 
+    def reschedule(self) -> None:
+        """The link is another one now: what waits goes on as if it had come this moment. A fault that is over leaves no
+        line of waiting bytes behind that would take its time all the same."""
+        waiting = [unit for _, unit in self._queue]
+        self._queue.clear()
+        self._held -= sum(map(len, waiting))
+        self._due = 0.0
+        for unit in waiting:
+            self._put(unit)
+
     def _send_at_once(self) -> None:
         """What is due, as far as the socket takes it."""
         if self._sending or self._link.condition.get("cut"):
@@ -220,8 +236,9 @@ class Flow:
                 continue  # whoever brought something when the link had just opened sent that, too
             due = self._queue[0][0]
             if due > trio.current_time():
-                await trio.sleep_until(due)
-                continue  # it may have been cut meanwhile
+                with trio.move_on_at(due):
+                    await self._link.changed.wait()
+                continue  # it may have been cut meanwhile, or another time may be due
             data = self._take_due()
             self._sending = True
             await self._far.send_all(data)

@@ -69,6 +69,16 @@ SCENARIOS: dict[str, Scenario] = {
             (8.0, 1.0, "kill", "follower", {}),
         ),
     ),
+    "leader-alone-has-it": Scenario(
+        "our own: followers that are slow to sync lose their power together, while the leader, which has it all, is "
+        "stopped. What they had acknowledged must have been on their disks.",
+        nodes=3,
+        cycle_s=9.0,
+        script=(
+            (0.0, 0.7, "power", "followers", {"brownout_ms": 250}),
+            (0.45, 4.5, "pause", "leader", {}),
+        ),
+    ),
     "coordinated-power-loss": Scenario(
         "NATS 2.12 (Jepsen, 2025): all nodes lose power at the same moment, again and again.",
         nodes=3,

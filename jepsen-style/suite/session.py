@@ -125,11 +125,11 @@ class Session:
             line["dup"] = True
         self._recorder.write(line)
 
-    def publish_failed(self, began: int, first: int, count: int, error: LanyingError) -> None:
+    def publish_failed(self, began: int, first: int, count: int, error: LanyingError, *, again: bool = False) -> None:
         """Write down a batch that was not: for certain (fail) or maybe (info), as the error says (P7)."""
         result = "fail" if error.outcome is Outcome.DEFINITE else "info"
-        self.tally.operations[result] += 1
-        line: dict[str, Any] = {"f": "publish", "w": self.lane, "t0": began, "t1": self.now()}
+        self.tally.operations[result] += not again
+        line: dict[str, Any] = {"f": "again" if again else "publish", "w": self.lane, "t0": began, "t1": self.now()}
         self._recorder.write(line | {"r": result, "id": first, "n": count, "e": error.code})
 
     # ------------------------------------------------------------------------------------------------------ reading

@@ -34,6 +34,31 @@ def test_a_planted_anomaly_is_found_with_its_proof(spoil: Callable[[World], None
     assert told[0].words and len(told) <= 5
 
 
+@pytest.mark.parametrize(("code", "found"), [("producer_unknown", True), ("not_leader", False), ("busy", False)])
+def test_a_repetition_whose_producer_is_forgotten_is_an_anomaly_and_other_errors_are_none(
+    code: str, found: bool
+) -> None:
+    made = world(4)
+    history = made.history
+    one = made.publishes[made.acked()]
+    history.add(
+        {
+            "f": "again",
+            "w": one.worker,
+            "t0": one.t1,
+            "t1": one.t1 + 5,
+            "r": "fail",
+            "id": one.identity,
+            "n": 1,
+            "e": code,
+        }
+    )
+    findings = check(history, made.image)
+    assert findings.counts == ({"changed-answer": 1} if found else {})
+    if found:
+        assert findings.told[0].proof[0]["id"] == one.identity
+
+
 def test_every_anomaly_that_a_history_can_show_is_planted() -> None:
     assert set(SPOILERS.values()) == set(ANOMALIES) - SEEN_ELSEWHERE
 

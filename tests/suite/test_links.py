@@ -143,6 +143,21 @@ def test_the_worst_of_all_conditions_holds_and_lifting_one_leaves_the_others(end
     assert _take(far, 1) == b"x"
 
 
+@pytest.mark.parametrize("slow", [Condition(bytes_s=10), Condition(delay_ms=60_000)], ids=["rate", "delay"])
+def test_a_link_that_was_slow_owes_nothing_when_that_is_over(ends: Ends, slow: Condition) -> None:
+    near, far = ends.connect("client>n1")
+    ends.links.set(["client>n1"], slow)
+    if slow.bytes_s:  # the first that comes finds the line free
+        near.sendall(b"y")
+        assert _take(far, 1) == b"y"
+    for _ in range(20):
+        near.sendall(bytes(100))
+    assert _is_silent(far)
+    ends.links.set(["client>n1"], GOOD)
+    near.sendall(b"x")
+    assert _take(far, 2_001) == bytes(2_000) + b"x", "it would have taken minutes"
+
+
 def test_what_was_wrong_with_links_is_noted_when_it_is_over(ends: Ends) -> None:
     layers = Layers(ends.links)
     before = time.monotonic_ns()

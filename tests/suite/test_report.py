@@ -10,7 +10,7 @@ from suite import faults, report, scenarios, workloads
 from suite.arena import Happened
 from suite.availability import Availability, Trouble
 from suite.checkers import ANOMALIES, Finding
-from suite.report.figures import gaps, longest_silence_s
+from suite.report.figures import gaps, silences
 from suite.report.page import page
 from suite.runner import Outcome
 from suite.settings import Settings
@@ -103,8 +103,9 @@ def test_a_take_over_is_held_against_the_promise_for_as_long_as_a_majority_was_w
     outcome.availability = Availability([cut, down], [(0, frozenset({"n1", "n2", "n3"}))])
     (gap,) = gaps(outcome, times)
     assert gap.whole_s == pytest.approx(1.0)
-    assert longest_silence_s(outcome, times) == pytest.approx(1.0)
-    assert longest_silence_s(outcome, times[:200]) == pytest.approx(5.0), "the run's end ends the last silence"
+    assert [one.whole_s for one in silences(outcome, times)] == [pytest.approx(1.0)]
+    assert silences(outcome, times[:200])[0].whole_s == pytest.approx(5.0), "the run's end ends the last silence"
+    assert "SIGKILL of the leader n1" in silences(outcome, times)[0].meanwhile(outcome)
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,10 @@ def check_publishes(history: History, image: Image, findings: Findings) -> None:
                 findings.add("aborted-read", words, line_of(history, place), t_ns=row[1])
         elif count > 1:
             _check_unknown(history, place, image, index, findings)
+    for place in history.forgotten:
+        name = _name(history.publish(place).identity)
+        words = f"{name} was acknowledged; when it was sent again, its producer was not known any more"
+        findings.add("changed-answer", words, line_of(history, place), t_ns=history.publish(place).t1)
     _check_log(index, sent, findings)
 
 

@@ -17,7 +17,7 @@ GAP_FROM_NS, GAP_UNTIL_NS = -SECOND // 20, SECOND // 2
 """A take-over gap begins about when its fault does."""
 PROMISED_S = 2.0
 """With a majority alive and connected, writes resume within two election timeouts (P9)."""
-SILENCE_NS = SECOND // 4
+SILENCE_NS = SECOND // 2
 """Shorter pauses between acknowledgements are not looked at."""
 _PROCESS_FAULTS = frozenset(
     {"kill", "pause", "power", "broken-disk", "packets", "partition", "disk-full", "rot", "rolling"}
@@ -32,6 +32,19 @@ class Gap:
     fault: Happened
     seconds: float
     whole_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """From ``t0`` to ``t1`` (ns) no write was acknowledged; ``whole_s`` as in `Gap`."""
+
+    t0: int
+    t1: int
+    whole_s: float
+
+    def meanwhile(self, outcome: Outcome) -> str:
+        """The faults that were about, in words."""
+        return "; ".join(one.words for one in outcome.book if one.t0 < self.t1 and (one.t1 or one.t0) > self.t0)
 
 
 def ack_times(outcome: Outcome) -> list[int]:
@@ -60,11 +73,12 @@ def gaps(outcome: Outcome, times: list[int]) -> list[Gap]:
     return found
 
 
-def longest_silence_s(outcome: Outcome, times: list[int]) -> float:
-    """The longest time of the whole run without an acknowledgement although one majority was whole."""
+def silences(outcome: Outcome, times: list[int]) -> list[Silence]:
+    """The times of the whole run without an acknowledgement; first the one that P9 has most to say about."""
     edges = [0, *times, int(outcome.used_s * SECOND)]
-    silences = [pair for pair in pairwise(edges) if pair[1] - pair[0] > SILENCE_NS]
-    return max((_whole_s(outcome, start, end) for start, end in silences), default=0.0)
+    pairs = [pair for pair in pairwise(edges) if pair[1] - pair[0] > SILENCE_NS]
+    found = [Silence(start, end, _whole_s(outcome, start, end)) for start, end in pairs]
+    return sorted(found, key=lambda one: (-one.whole_s, one.t0))
 
 
 def _whole_s(outcome: Outcome, start: int, end: int) -> float:
@@ -89,9 +103,9 @@ def _silence(times: list[int], t0: int) -> tuple[int, int]:
 def summary(outcome: Outcome) -> dict[str, Any]:
     """The last line of the program's output, and ``results.json``."""
     times, settings = ack_times(outcome), outcome.settings
-    silences = gaps(outcome, times)
-    every = sorted(gap.seconds for gap in silences)
-    whole = sorted(gap.whole_s for gap in silences)
+    found = gaps(outcome, times)
+    every = sorted(gap.seconds for gap in found)
+    whole = sorted(gap.whole_s for gap in found)
     waits = latencies_ms(outcome)
     results = Counter(row[3] for row in outcome.history.iter_publishes())
     verdict: bool | str = "unknown" if outcome.valid is None else outcome.valid
@@ -113,7 +127,7 @@ def summary(outcome: Outcome) -> dict[str, Any]:
             "p99": round(quantile(every, 0.99), 2),
             "p50_whole": round(quantile(whole, 0.5), 2),
             "p99_whole": round(quantile(whole, 0.99), 2),
-            "longest_whole": round(longest_silence_s(outcome, times), 2),
+            "longest_whole": round(max((one.whole_s for one in silences(outcome, times)), default=0.0), 2),
         },
         "latency_ms": {"p50": round(quantile(waits, 0.5), 1), "p99": round(quantile(waits, 0.99), 1)},
         "checked_in_s": round(outcome.checked_s, 1),

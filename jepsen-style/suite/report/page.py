@@ -12,12 +12,13 @@ from typing import Any
 from suite import faults, scenarios, workloads
 from suite.checkers import ANOMALIES, Finding
 from suite.report import charts
-from suite.report.figures import PROMISED_S, SECOND, ack_times, gaps, summary
+from suite.report.figures import PROMISED_S, SECOND, ack_times, gaps, silences, summary
 from suite.report.terminal import verdict
 from suite.runner import Outcome
 
 HERE = Path(__file__).parent
 LOG_BYTES_MAX = 48 << 10
+SILENCES_MAX = 20
 _e = html.escape
 
 
@@ -137,15 +138,16 @@ def _proof(finding: Finding, outcome: Outcome) -> str:
 
 # -------------------------------------------------------------------------------------------------------- the timeline
 def _timeline(outcome: Outcome, axis: charts.Axis) -> str:
-    silences = gaps(outcome, ack_times(outcome))
+    times = ack_times(outcome)
+    found = gaps(outcome, times)
     gap_part = (
         f"<h3>Take-over gaps</h3><p>After each fault that hit the leader and left a majority alone: for how long no"
         f" write was acknowledged. The dot is how long that was so with one majority alive and connected, and the"
         f" line is the promise for it, {PROMISED_S:g} s; what is above a dot, a second fault took from the majority"
-        f" that was to take over.</p>{charts.gap_chart(silences, axis, PROMISED_S)}"
-        if silences
+        f" that was to take over.</p>{charts.gap_chart(found, axis, PROMISED_S)}"
+        if found
         else ""
-    )
+    ) + _silences(outcome, times)
     return (
         '<section id="timeline"><h2>What happened when</h2>'
         '<p class="legend"><span class="key ok"></span>acknowledged <span class="key info"></span>in doubt'
@@ -158,6 +160,23 @@ def _timeline(outcome: Outcome, axis: charts.Axis) -> str:
         "<h3>How long they took</h3>"
         f"{charts.latency_chart(outcome, axis)}{gap_part}</section>"
     )
+
+
+def _silences(outcome: Outcome, times: list[int]) -> str:
+    found = silences(outcome, times)[:SILENCES_MAX]
+    rows = [
+        (
+            f"{one.t0 / SECOND:.2f}",
+            f"{(one.t1 - one.t0) / SECOND:.2f}",
+            f"{one.whole_s:.2f}",
+            _e(one.meanwhile(outcome)),
+        )
+        for one in found
+    ]
+    if not rows:
+        return ""
+    heads = ("at s", "for s", "of these with one majority alive and connected", "meanwhile")
+    return f"<details><summary>when no write was acknowledged</summary>{_table(heads, rows)}</details>"
 
 
 # ----------------------------------------------------------------------------------------------------------- the lists

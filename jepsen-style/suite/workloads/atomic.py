@@ -16,6 +16,7 @@ from suite.session import OPERATION_S_MAX, Session
 WRITES = True
 WORKERS = 2
 LANES = 6
+SIZES = (2, 3, 4, 6, 10, 30)
 
 
 async def run(session: Session) -> None:
@@ -30,4 +31,4 @@ async def run(session: Session) -> None:
 
 async def _publish_until(session: Session, client: lanyinglog.Client, ends: float) -> None:
     while trio.current_time() < ends and await session.pace():
-        await session.publish(client, session.source.randrange(2, 31))
+        await session.publish(client, session.source.choice(SIZES))

@@ -1,15 +1,17 @@
-"""Producers that send every batch twice, over two connections, maybe to different nodes, and again when in doubt, under
-the same producer id and number, which makes repetition harmless (P4). They speak the wire protocol themselves: no
-client stands between them and the log.
+"""Producers that send every batch twice, some once more after a rest, maybe to another leader, and again when in doubt,
+under the same producer id and number, which makes repetition harmless (P4). They speak the wire protocol themselves:
+no client stands between them and the log.
 
 What could go wrong:
 
 - **duplicate**: a batch is stored once for each time it was sent.
-- **changed-answer**: the repetition is answered with other numbers than the first try.
+- **changed-answer**: the repetition is answered with other numbers than the first try, or its producer is forgotten.
 - **lost-write**: the repetition is answered as a duplicate, and the batch is not there.
 """
 
 from __future__ import annotations
+
+from collections import deque
 
 import trio
 
@@ -19,6 +21,7 @@ from lanyinglog.client.link import Link, LinkLost
 from lanyinglog.client.timing import Timing
 from lanyinglog.config import parse_address
 from lanyinglog.errors import LanyingError, Outcome, OutcomeUnknown
+from lanyinglog.machine.producers import WINDOW
 from lanyinglog.wire.messages import Acked, Publish
 from suite.session import OPERATION_S_MAX, Session
 
@@ -28,6 +31,12 @@ LANES = 1
 PATIENCE_S = 2.0
 TRUSTING = 0.3
 """How often a producer does not try again after a definite error."""
+RESTS = 0.03
+"""So often a worker rests for a while and then repeats one of its last batches: maybe to another leader by then."""
+REST_S = (1.0, 8.0)
+
+Stored = tuple[Publish, int, int]
+"""A batch that was acknowledged, the id of its first message, and how many it has."""
 
 
 async def run(session: Session) -> None:
@@ -36,17 +45,28 @@ async def run(session: Session) -> None:
     servers = Servers(addresses, log="main", timing=Timing())
     producer, number = session.source.randbytes(16), 0
     links: list[Link] = []
+    stored: deque[Stored] = deque(maxlen=WINDOW)
     try:
         while await session.pace():
+            if stored and session.source.random() < RESTS:
+                await session.sleep(session.source.uniform(*REST_S))
+                await _repeat(session, servers, links, session.source.choice(stored))
             number += 1
-            if not await _publish(session, servers, links, producer, number):
+            one = await _publish(session, servers, links, producer, number)
+            if one is None:
                 producer, number = session.source.randbytes(16), 0
+                stored.clear()
+            else:
+                stored.append(one)
+                await _repeat(session, servers, links, one)
     finally:
         await _close(links)
 
 
-async def _publish(session: Session, servers: Servers, links: list[Link], producer: bytes, number: int) -> bool:
-    """One batch until it is stored; False if its outcome is unknown or it was refused: this producer id is used up."""
+async def _publish(
+    session: Session, servers: Servers, links: list[Link], producer: bytes, number: int
+) -> Stored | None:
+    """One batch until it is stored; None if its outcome is unknown or it was refused: this producer id is used up."""
     count = session.source.choice((1, 1, 2, 5))
     first, messages = session.next_messages(count)
     topic = messages[0][0]
@@ -72,12 +92,11 @@ async def _publish(session: Session, servers: Servers, links: list[Link], produc
                 await trio.sleep(0.05)
                 continue
             session.published(began, first, count, acked.first_seq, acked.timestamp, dup=acked.duplicate)
-            await _repeat(session, links, publish, first, count)
-            return True
+            return publish, first, count
     if unanswered:
         problem = OutcomeUnknown("some try had no answer")
     session.publish_failed(began, first, count, problem)
-    return False
+    return None
 
 
 async def _send(servers: Servers, links: list[Link], publish: Publish) -> Acked:
@@ -92,19 +111,20 @@ async def _send(servers: Servers, links: list[Link], publish: Publish) -> Acked:
     raise LinkLost("silent")
 
 
-async def _repeat(session: Session, links: list[Link], publish: Publish, first: int, count: int) -> None:
-    """Once more, over a second connection to the same node or over the same one; the answer must be the same."""
+async def _repeat(session: Session, servers: Servers, links: list[Link], one: Stored) -> None:
+    """Once more, to whoever leads by now; the answer must be the same. One try: no answer says nothing."""
+    publish, first, count = one
     began = session.now()
-    with trio.move_on_after(PATIENCE_S):
-        try:
-            reply = await links[0].ask(publish)
-        except (LinkLost, LanyingError):
-            await _close(links)
-            return
-        assert isinstance(reply, Acked)
+    try:
+        with trio.fail_after(OPERATION_S_MAX):
+            reply = await _send(servers, links, publish)
+    except (LinkLost, trio.TooSlowError):
+        await _close(links)
+    except LanyingError as error:
+        session.publish_failed(began, first, count, error, again=True)
+        await _close(links)
+    else:
         session.published(began, first, count, reply.first_seq, reply.timestamp, again=True, dup=reply.duplicate)
-        return
-    await _close(links)
 
 
 async def _close(links: list[Link]) -> None:

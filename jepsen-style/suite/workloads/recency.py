@@ -16,7 +16,7 @@ from suite.session import OPERATION_S_MAX, Session
 WRITES = True
 WORKERS = 4
 LANES = 1
-SLOWER = 4
+SLOWER = 6
 """Times the pace of other writers: a read of this kind opens connections."""
 
 

@@ -37,7 +37,7 @@ async def run(session: Session) -> None:
                     await _read(session, client, number, newest)
             except LanyingError:
                 await session.sleep(0.2)
-        await session.sleep(0.3)
+        await session.sleep(0.5)
 
 
 async def _read(session: Session, client: lanyinglog.Client, number: int, newest: int) -> None:
