@@ -1,13 +1,14 @@
-"""Handing bytes to a socket without waiting for it.
+"""Bytes to and from a socket by the shortest way.
 
 Who has something to say while nothing else waits to be said need not wake the task that writes: the system usually
-takes it at once. What it does not take is that task's.
+takes it at once (`sender_of`). What it does not take is that task's. And who asks and answers by turns has read all
+there is when it reads again: it waits first, instead of being refused and then waiting (`receiver_of`).
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import trio
 
@@ -28,3 +29,25 @@ def sender_of(stream: trio.abc.Stream) -> Callable[[bytes | memoryview], int] | 
             return 0  # full, or broken, or closed: who writes finds out
 
     return send_now
+
+
+def receiver_of(stream: trio.abc.ReceiveStream) -> Callable[[int], Awaitable[bytes | bytearray]]:
+    """``receive(bytes_max)`` for ``stream``: what its ``receive_some`` gives and raises. One caller at a time."""
+    if not isinstance(stream, trio.SocketStream):
+        return stream.receive_some
+    socket = stream.socket
+
+    async def receive(bytes_max: int) -> bytes:
+        while True:
+            descriptor = socket.fileno()
+            if descriptor < 0:
+                raise trio.ClosedResourceError("this socket was closed")
+            await trio.lowlevel.wait_readable(descriptor)
+            try:
+                return os.read(descriptor, bytes_max)
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise trio.BrokenResourceError(f"socket connection broken: {error}") from error
+
+    return receive

@@ -39,7 +39,7 @@ import trio
 from lanyinglog.config import Address, parse_address
 from lanyinglog.errors import LanyingError, ProtocolError, Unauthorized, UnsupportedVersion
 from lanyinglog.raft.messages import PEER_FRAME_BYTES_MAX, Append, Chunk, PeerMessage, from_parts, to_parts
-from lanyinglog.sockets import sender_of
+from lanyinglog.sockets import receiver_of, sender_of
 from lanyinglog.wire.frames import Frame, FrameDecoder, encode_frame
 
 PEER_VERSIONS = (2, 2)
@@ -393,6 +393,7 @@ class PeerNetwork:
             if older is not None:
                 older.cancel()
             self._inbound[sender] = scope
+            receive = receiver_of(stream)
             try:
                 while True:
                     frame = decoder.next_frame()
@@ -404,7 +405,7 @@ class PeerNetwork:
                         finally:
                             self._heard()  # what came before a bad frame, too
                     await self._wait_room()
-                    received = await stream.receive_some(_READ_BYTES)
+                    received = await receive(_READ_BYTES)
                     if not received:
                         return
                     decoder.feed(received)

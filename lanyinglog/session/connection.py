@@ -45,7 +45,7 @@ from lanyinglog.service import LogService, Ticket
 from lanyinglog.session.hub import Hub
 from lanyinglog.session.outbox import Outbox
 from lanyinglog.session.subscription import Subscription
-from lanyinglog.sockets import sender_of
+from lanyinglog.sockets import receiver_of, sender_of
 from lanyinglog.topics import check_filter
 from lanyinglog.wire.connection import Connection, Role
 from lanyinglog.wire.messages import (
@@ -145,6 +145,7 @@ class _Session:
         limits: NodeLimits,
     ) -> None:
         self._stream = stream
+        self._receive_some = receiver_of(stream)
         self._services = services
         self._hubs = hubs
         self._identity = identity
@@ -262,9 +263,9 @@ class _Session:
     async def _receive(self) -> bytes | bytearray:
         """What comes next; `ProtocolError` if that is overdue."""
         if self._read_by == math.inf:  # a cancel scope costs a fifth of a small publish
-            return await self._stream.receive_some(RECEIVE_BYTES)
+            return await self._receive_some(RECEIVE_BYTES)
         with trio.move_on_at(self._read_by):
-            return await self._stream.receive_some(RECEIVE_BYTES)
+            return await self._receive_some(RECEIVE_BYTES)
         what = "a hello" if self._wire.version is None else "the rest of a frame"
         raise ProtocolError(f"the client took too long to send {what}")
 
