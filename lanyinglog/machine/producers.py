@@ -9,6 +9,8 @@ A producer numbers its batches 1, 2, 3 ... For each producer the table remembers
 
 A producer is forgotten when it was idle for `IDLE_NS_MAX` or when there are more than `PRODUCERS_MAX`, the one idle
 longest first. "Idle" is measured in entry timestamps, never by a clock: every node forgets the same at the same entry.
+A step from one batch to the next counts for `STEP_NS_MAX` at most: timestamps are as good as the leader's clock, and
+one that is weeks ahead for a moment must not make the log forget whom it has to know (P4).
 """
 
 from __future__ import annotations
@@ -25,16 +27,21 @@ WINDOW = 16
 """Batches a producer may have unacknowledged; as many acknowledgements are remembered."""
 PRODUCERS_MAX = 1_000_000
 IDLE_NS_MAX = 7 * 24 * 3600 * 1_000_000_000
+STEP_NS_MAX = 3600 * 1_000_000_000
 FORGET_PER_BATCH_MAX = 16
 """Idle producers forgotten at one batch, so that apply stays short however many idle out at once."""
+_TIME = b""
+"""The key of the table's own time among the rows; no producer has it."""
 
 
 @dataclass(slots=True)
 class Producer:
-    """``acks`` are those of the batches ``number - len(acks) + 1 .. number``."""
+    """``acks`` are those of the batches ``number - len(acks) + 1 .. number``; ``used_ns`` is when the last one came, by
+    the table's own time (`Producers`)."""
 
     number: int
     acks: tuple[tuple[int, int, int], ...]
+    used_ns: int
 
     @property
     def last_timestamp(self) -> int:
@@ -42,9 +49,20 @@ class Producer:
 
 
 class Producers:
-    """The table, least recently used first, and the keys changed since `take_changes`."""
+    """The table, least recently used first, and the keys changed since `take_changes`.
 
-    def __init__(self, *, producers_max: int = PRODUCERS_MAX, idle_ns_max: int = IDLE_NS_MAX) -> None:
+    It has a time of its own, that of the entries without their large steps."""
+
+    def __init__(
+        self,
+        *,
+        producers_max: int = PRODUCERS_MAX,
+        idle_ns_max: int = IDLE_NS_MAX,
+        step_ns_max: int = STEP_NS_MAX,
+    ) -> None:
+        self._time_ns = 0
+        self._newest_timestamp = 0
+        self._step_ns_max = step_ns_max
         self._table: OrderedDict[bytes, Producer] = OrderedDict()
         self._changed: set[bytes] = set()
         self._producers_max = producers_max
@@ -74,18 +92,21 @@ class Producers:
         """Remember a new batch; then forget who is over a bound."""
         known = self._table.get(producer)
         acks = (ack.first_seq, ack.count, ack.timestamp)
+        self._time_ns += min(ack.timestamp - self._newest_timestamp, self._step_ns_max)
+        self._newest_timestamp = ack.timestamp
         if known is None:
-            self._table[producer] = Producer(number, (acks,))
+            self._table[producer] = Producer(number, (acks,), self._time_ns)
         else:
             known.number = number
+            known.used_ns = self._time_ns
             known.acks = (*known.acks[1 - WINDOW :], acks) if WINDOW > 1 else (acks,)
             self._table.move_to_end(producer)
         self._changed.add(producer)
-        self._forget(ack.timestamp)
+        self._forget()
 
-    def _forget(self, now_ns: int) -> None:
+    def _forget(self) -> None:
         for key in list(islice(self._table, FORGET_PER_BATCH_MAX)):
-            idle = now_ns - self._table[key].last_timestamp > self._idle_ns_max
+            idle = self._time_ns - self._table[key].used_ns > self._idle_ns_max
             if not idle and len(self._table) <= self._producers_max:
                 break
             del self._table[key]
@@ -93,11 +114,13 @@ class Producers:
 
     # ------------------------------------------------------------------------------------------- checkpoint
     def take_changes(self) -> dict[bytes, bytes | None]:
-        """Producer id -> its row, or None if forgotten, for all changed since the last call."""
+        """Producer id -> its row, or None if forgotten, for all changed since the last call; `_TIME` -> the time."""
         changes: dict[bytes, bytes | None] = {}
+        if self._changed:
+            changes[_TIME] = codec.pack([self._time_ns, self._newest_timestamp])
         for key in sorted(self._changed):
             known = self._table.get(key)
-            changes[key] = None if known is None else codec.pack([known.number, known.acks])
+            changes[key] = None if known is None else codec.pack([known.number, known.acks, known.used_ns])
         self._changed.clear()
         return changes
 
@@ -105,7 +128,10 @@ class Producers:
         """Take the table over from its rows. Timestamps are unique, so sorting by them restores the order of use."""
         loaded = []
         for key, value in rows.items():
-            number, acks = codec.unpack(value)
-            loaded.append((key, Producer(number, tuple((a, b, c) for a, b, c in acks))))
+            if key == _TIME:
+                self._time_ns, self._newest_timestamp = codec.unpack(value)
+                continue
+            number, acks, used_ns = codec.unpack(value)
+            loaded.append((key, Producer(number, tuple((a, b, c) for a, b, c in acks), used_ns)))
         loaded.sort(key=lambda pair: pair[1].last_timestamp)
         self._table = OrderedDict(loaded)

@@ -43,7 +43,7 @@ from lanyinglog.errors import CorruptEntry, ProtocolError, StoreError
 from lanyinglog.store.log_store import ENTRY_BYTES_MAX, Entry, EntryRecord, HardState, SnapshotHead, entry_crc
 from lanyinglog.store.state import State
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 DATA_FILE = "data.mdb"
 OWNER_FILE = "owner.lock"

@@ -24,13 +24,14 @@ from lanyinglog.service import Ack
 
 PRODUCERS_MAX = 3
 IDLE_NS_MAX = 1_000
+STEP_NS_MAX = 600
 TOPICS_MAX = 4
 Runs = list[tuple[str, int]]
 
 
 def machine() -> StateMachine:
     return StateMachine(
-        producers=Producers(producers_max=PRODUCERS_MAX, idle_ns_max=IDLE_NS_MAX),
+        producers=Producers(producers_max=PRODUCERS_MAX, idle_ns_max=IDLE_NS_MAX, step_ns_max=STEP_NS_MAX),
         topics=TopicTable(topics_max=TOPICS_MAX),
     )
 
@@ -56,6 +57,9 @@ class Model:
 
     messages: list[tuple[int, str]] = field(default_factory=list)  # timestamp, topic
     known: OrderedDict[int, list[Ack]] = field(default_factory=OrderedDict)  # producer -> its acks, least recent first
+    newest: int = 0  # the timestamp of the last batch
+    time: int = 0  # without the large steps of timestamps
+    used: dict[int, int] = field(default_factory=dict)  # producer -> when its last batch came
 
     @property
     def topics(self) -> set[str]:
@@ -79,12 +83,15 @@ class Model:
                 timestamp += 1
         self.known.setdefault(producer, []).append(ack)
         self.known.move_to_end(producer)
-        self._forget(ack.timestamp)
+        self.time += min(ack.timestamp - self.newest, STEP_NS_MAX)
+        self.newest = ack.timestamp
+        self.used[producer] = self.time
+        self._forget()
         return ack
 
-    def _forget(self, now: int) -> None:
-        for producer, acks in list(self.known.items()):
-            if now - acks[-1].timestamp > IDLE_NS_MAX or len(self.known) > PRODUCERS_MAX:
+    def _forget(self) -> None:
+        for producer in list(self.known):
+            if self.time - self.used[producer] > IDLE_NS_MAX or len(self.known) > PRODUCERS_MAX:
                 del self.known[producer]
 
 
@@ -211,3 +218,29 @@ def test_as_many_acknowledgements_are_remembered_as_a_producer_may_have_under_wa
     oldest = WINDOW + 1
     assert producers.verdict(b"p" * 16, oldest) == Ack(10 * oldest, 1, oldest, duplicate=True)
     assert producers.verdict(b"p" * 16, oldest - 1) == Ack(0, 0, 0, duplicate=True)
+
+
+def test_a_clock_that_is_weeks_ahead_for_a_moment_makes_the_log_forget_nobody() -> None:
+    """A leader's clock was 20 days ahead: others' retries came, and their producers were not known any more."""
+    day = 24 * 3600 * 10**9
+    producers = Producers()
+    for place, timestamp in enumerate((day, day + 1, 21 * day, 21 * day + 1), start=1):
+        producers.accept(bytes([place]) * 16, 1, Ack(place, 1, timestamp))
+    assert [producers.verdict(bytes([place]) * 16, 1) for place in (1, 2)] == [
+        Ack(1, 1, day, True),
+        Ack(2, 1, day + 1, True),
+    ]
+
+
+def test_who_is_idle_for_a_week_is_forgotten_and_a_reload_changes_nothing() -> None:
+    hour = 3600 * 10**9
+    producers, rows = Producers(), dict[bytes, bytes]()
+    producers.accept(b"i" * 16, 1, Ack(1, 1, hour))
+    for count in range(1, 7 * 24 + 2):
+        assert producers.verdict(b"i" * 16, 1) is not None, f"forgotten after {count} hours"
+        producers.accept(b"b" * 16, count, Ack(1 + count, 1, (1 + count) * hour))
+        rows.update((key, row) for key, row in producers.take_changes().items() if row is not None)
+        if count % 50 == 0:
+            producers = Producers()
+            producers.load(rows)
+    assert producers.verdict(b"i" * 16, 1) is None
