@@ -166,7 +166,7 @@ class Arena:
     def troubles(self) -> list[Trouble]:
         """All that kept nodes from doing their part, when the faults are over."""
         since = self.since_epoch
-        mine = [Trouble(one.t0, one.t1, nodes=frozenset(one.out)) for one in self.book if one.out]
+        mine = [Trouble(one.t0, one.t1 or self.now(), nodes=frozenset(one.out)) for one in self.book if one.out]
         return mine + [Trouble(since(t0), since(t1), links=links) for t0, t1, links in self.layers.troubled]
 
     def members(self) -> list[tuple[int, frozenset[str]]]:

@@ -19,7 +19,7 @@ PRESETS = {
     "standard": Preset("fifteen minutes: before a release", 840.0),
     "overnight": Preset("eight hours, forty rounds", 690.0, rounds=40),
 }
-OPERATIONS_S = 1_800
+OPERATIONS_S = 2_400
 """Operations a second that all writers together aim at."""
 DISK_BYTES = 2 << 30
 """The size of a node's file system, if memory allows."""

@@ -6,8 +6,11 @@ others for a moment, so they may be hurt meanwhile, but no second copy is damage
 
 from __future__ import annotations
 
+import math
 import random
+import threading
 import time
+from contextlib import ExitStack
 from typing import Any
 
 from suite.arena import FOLLOWER, Arena, Order, words_for
@@ -16,7 +19,7 @@ NEEDS: tuple[str, ...] = ()
 WEIGHT = 0.7
 HARD = True
 BACK_S_MAX = 20.0
-"""So long it keeps other hard faults away; after that they may come, and the damage of other copies may not."""
+"""So long it keeps other hard faults away; after that they may come, and damage of other copies once it is back."""
 BEHIND_MAX = 50
 """Entries that a follower under load may be behind; the rest is then in its hands within moments."""
 
@@ -26,19 +29,28 @@ def draw(source: random.Random, nodes: int) -> tuple[str, dict[str, Any]]:
 
 
 def inflict(arena: Arena, order: Order) -> None:
-    with arena.take(order) as (name,):
+    with ExitStack() as told, arena.take(order) as (name,):
         arena.begin_damage()
-        with arena.told(order, f"{words_for(order, [name])} loses its disk", [name], out=[name]) as happened:
-            began = time.monotonic()
-            arena.cluster.kill(name)
-            arena.cluster.nodes[name].disk.wipe()
-            arena.hold(order)
-            arena.revive([name])
-            if _wait_back(arena, name, began + order.seconds + BACK_S_MAX):
-                happened.words += f" and is back after {time.monotonic() - began:.1f} s"
-                arena.damage.release()
-            else:
-                happened.words += " and is not back yet"
+        words = f"{words_for(order, [name])} loses its disk"
+        happened = told.enter_context(arena.told(order, words, [name], out=[name]))
+        began = time.monotonic()
+        arena.cluster.kill(name)
+        arena.cluster.nodes[name].disk.wipe()
+        arena.hold(order)
+        arena.revive([name])
+        if _wait_back(arena, name, began + order.seconds + BACK_S_MAX):
+            happened.words += f" and is back after {time.monotonic() - began:.1f} s"
+            arena.damage.release()
+        else:
+            happened.words += " and takes long to come back"
+            threading.Thread(target=_await_late, args=(arena, name, told.pop_all()), daemon=True).start()
+
+
+def _await_late(arena: Arena, name: str, told: ExitStack) -> None:
+    """Until the node is back, or the run is over, it is out, and no other copy is damaged."""
+    with told:
+        if _wait_back(arena, name, math.inf):
+            arena.damage.release()
 
 
 def _wait_back(arena: Arena, name: str, deadline: float) -> bool:

@@ -19,7 +19,8 @@ from suite.session import OPERATION_S_MAX, Session
 
 WRITES = True
 WORKERS = 5
-LANES = 64
+LANES = 96
+SIZES = (1, 1, 1, 1, 1, 1, 1, 2, 4, 8)
 
 
 async def run(session: Session) -> None:
@@ -34,4 +35,4 @@ async def run(session: Session) -> None:
 
 async def _publish_until(session: Session, client: lanyinglog.Client, ends: float) -> None:
     while trio.current_time() < ends and await session.pace():
-        await session.publish(client, session.source.choice((1, 1, 1, 2, 4, 8)))
+        await session.publish(client, session.source.choice(SIZES))
