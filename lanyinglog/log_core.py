@@ -227,7 +227,7 @@ class LogCore:
             return
         self._retention_at = now + RETENTION_CHECK_S
         self._retention_end_bytes = self._checkpoint_end_bytes
-        point = self.trimmer.proposal(max(wall_ns, self._clock_ns))
+        point = self.trimmer.proposal(now, wall_ns)
         if point is not None:
             self._trim_proposed = point.first_index
             self._commands.append(_Command(KIND_TRIM, encode_trim(point), None))

@@ -15,11 +15,14 @@ Invariants
 2. A leader waits for followers that it is feeding, and for one that draws the base, as long as what waits to be removed
    stays below `excess_bytes_max`: the limit goes first.
 3. A damaged entry at the front stops trimming, and nothing else: without it the base can't go on.
+4. Age goes by the leader's wall clock, and by that only while it has gone evenly for as long as the limit, or an hour:
+   what a clock that is wrong for a moment would give up is gone for good.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from lanyinglog.errors import CorruptEntry
 from lanyinglog.machine.retention import LogExtent, TrimPoint, trim_point
@@ -31,6 +34,10 @@ STEP_ENTRIES_MAX = 64
 STEP_BYTES_MAX = 1 << 20
 """What one write removes if there is so much; or twice what it adds, if that is more, so that trimming keeps up."""
 UNLIMITED_EXCESS_BYTES_MAX = 256 << 20
+EVEN_S = 3600
+"""A wall clock that has gone evenly for so long, by the monotonic one, is believed."""
+CLOCK_STEP_NS = 10 * 10**9
+"""A difference between the two that changes by more than this from one look to the next is a step, and no drift."""
 
 
 class Trimmer:
@@ -44,6 +51,8 @@ class Trimmer:
         self.base.load(first - 1, store.base_rows(first))
         self._goal = machine.first_index
         self._checkpointed = store.applied()
+        self._clock_offset_ns: float | None = None
+        self._even_since = 0.0
         self.damage: CorruptEntry | None = None
         """What can't be read, so that nothing is removed until it is mended."""
 
@@ -63,10 +72,13 @@ class Trimmer:
         return self._machine.topics.stats_since(self.base.topics)
 
     # --------------------------------------------------------------------------------------------- the leader's part
-    def proposal(self, now_ns: int) -> TrimPoint | None:
-        """Where the log should begin by its limits; None if nothing is to be gained."""
+    def proposal(self, now: float, wall_ns: int) -> TrimPoint | None:
+        """Where the log should begin by its limits; None if nothing is to be gained. ``now`` is monotonic seconds."""
         machine = self._machine
-        if machine.retention.is_unlimited:
+        retention, even_s = machine.retention, self._even_s(now, wall_ns)
+        if retention.age_s is not None and even_s < min(retention.age_s, EVEN_S):
+            retention = replace(retention, age_s=None)
+        if retention.is_unlimited:
             return None
         log = LogExtent(
             max(machine.first_index, self.base.applied + 1),
@@ -76,7 +88,15 @@ class Trimmer:
             machine.end_bytes,
             self._store.record,
         )
-        return trim_point(machine.retention, log, now_ns=now_ns)
+        return trim_point(retention, log, now_ns=wall_ns)
+
+    def _even_s(self, now: float, wall_ns: int) -> float:
+        """For how long the wall clock has gone evenly, as far as was looked; to be asked every few seconds."""
+        offset_ns = wall_ns - now * 1e9
+        if self._clock_offset_ns is None or abs(offset_ns - self._clock_offset_ns) > CLOCK_STEP_NS:
+            self._even_since = now
+        self._clock_offset_ns = offset_ns
+        return now - self._even_since
 
     # ------------------------------------------------------------------------------------------------ each node's part
     def checkpointed(self, applied: int, first_index: int) -> None:

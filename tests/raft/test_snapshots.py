@@ -11,6 +11,7 @@ from lanyinglog.raft import snapshots
 from lanyinglog.raft.journal import Journal
 from lanyinglog.raft.messages import Chunk, Fetch, Offer
 from lanyinglog.raft.snapshots import SnapshotSink, SnapshotSource
+from lanyinglog.service import Ack
 from lanyinglog.store.log_store import Entry, HardState, Writes, entry_crc
 from lanyinglog.store.memory import MemoryStore
 
@@ -311,3 +312,21 @@ def test_a_change_of_limits_that_gets_no_turn_is_refused_in_time() -> None:
     core.end_write(Writes(), ticket.expires_at)
     core.advance(ticket.expires_at, 0)
     assert core.machine.retention.is_unlimited
+
+
+def test_a_clock_that_is_weeks_ahead_for_a_moment_gives_nothing_up() -> None:
+    """What goes by age is gone for good, so a leader's clock must have gone evenly for a while first."""
+    cluster = LivingCluster(3)
+    cluster.begin()
+    leader = cluster["n1"]
+    ticket = leader.core.configure({"age_s": 20}, cluster.now)
+    cluster.tick(0.1)
+    assert isinstance(ticket.result, Ack)
+    cluster.publish("n1", 6)
+    for ahead_s in (20 * 86_400, 0, 86_400, 0):
+        leader.wall_ns_ahead = ahead_s * 10**9
+        cluster.tick(4.0)
+        assert leader.core.machine.first_seq == 1
+    cluster.tick(22.0)
+    assert leader.core.machine.first_seq > 1, "an even clock is believed"
+    assert {cluster[name].core.machine.first_seq for name in cluster.names} == {leader.core.machine.first_seq}
