@@ -15,8 +15,9 @@ or, to a node that was removed from the cluster, ``listener -> removed {nonce, p
 A link from a node that has one already replaces it: what was under way on the old one is never heard after what
 came on the new one.
 
-Members come and go (`set_peers`). A node that this one does not count among them is heard all the same, and dialled
-at the address it tells, as long as its link lasts: it may lead by an entry that this node's log still lacks.
+Members come and go (`set_peers`). A node that this one does not count among them, or not any more, is heard all the
+same, and dialled at the address it tells, as long as its link lasts: it may lead by an entry that this node's log still
+lacks. A log that is being filled goes through all the members it ever had.
 
 Bounds (P8): a handshake takes `HANDSHAKE_S_MAX`, a frame `messages.PEER_FRAME_BYTES_MAX`, and a peer's outbox
 ``outbox_bytes_max``; appends that find it full are dropped, and sent again when the peer has answered. Before more is
@@ -53,8 +54,9 @@ REDIAL_S = 0.1
 DEAD_LINK_MS = 5_000
 """Unacknowledged bytes for so long end a link (TCP_USER_TIMEOUT): a healed partition is not left to TCP's back-off."""
 OUTBOX_MESSAGES_MAX = 4_096
-STRANGERS_MAX = 4
-"""Nodes that are no members by this node's log, and are heard: one change of members makes one."""
+STRANGERS_MAX = 16
+"""Nodes that are no members by this node's log, and are heard: one change of members makes one, and to a node that gets
+the log anew all others may be."""
 UNKNOWN_CONNECTIONS_MAX = 64
 """Connections that have not proved who they are; one more is closed at once."""
 REFUSAL_TOLD_S = 60.0
@@ -173,7 +175,8 @@ class PeerNetwork:
         self._identity = identity
         self._outbox_bytes_max = outbox_bytes_max
         self._peers: dict[str, Address] = {}
-        self._strangers: dict[str, Address] = {}
+        self._speakers: dict[str, Address] = {}
+        """Whose links to this node are open, members or not, and where they say they are dialled."""
         self._departed: frozenset[str] = frozenset()
         self._dialling: dict[str, tuple[Address, trio.CancelScope]] = {}
         self._nursery: trio.Nursery | None = None
@@ -202,7 +205,7 @@ class PeerNetwork:
 
     def _dial_all(self) -> None:
         """One task for each node to be dialled, none for others."""
-        wanted = {**self._strangers, **self._peers}
+        wanted = {**self._speakers, **self._peers}
         for name in [name for name, (address, _) in self._dialling.items() if wanted.get(name) != address]:
             self._dialling.pop(name)[1].cancel()
         if self._nursery is not None:
@@ -375,15 +378,14 @@ class PeerNetwork:
         answer = await _one_frame(stream, decoder, _PROOF)
         self._check(answer, self._proof(b"dialler", name, me.node, nonce, own_nonce), name)
         self.clients[name] = _text(hello, "client")
-        if name not in self._peers:
-            self._strangers[name] = parse_address("peer", _text(hello, "peer"))
-            self._dial_all()
+        self._speakers[name] = parse_address("peer", _text(hello, "peer"))
+        self._dial_all()
         return name
 
     def _check_welcome(self, name: str) -> None:
         if name in self._departed:
             raise Unauthorized(f"{name} was removed from the cluster")
-        strangers = self._strangers.keys() - self._peers.keys() - {name}
+        strangers = self._speakers.keys() - self._peers.keys() - {name}
         if name not in self._peers and len(strangers) >= STRANGERS_MAX:
             raise Unauthorized(f"{name} is no member, nor are {', '.join(sorted(strangers))}")
 
@@ -412,7 +414,7 @@ class PeerNetwork:
             finally:
                 if self._inbound.get(sender) is scope:
                     del self._inbound[sender]
-                    self._strangers.pop(sender, None)
+                    self._speakers.pop(sender, None)
                     self._dial_all()
 
     # -------------------------------------------------------------------------------------------------- proofs

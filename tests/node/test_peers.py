@@ -40,7 +40,7 @@ class Node:
         versions: tuple[int, int] = PEER_VERSIONS,
     ) -> None:
         self.network = PeerNetwork(
-            identity=PeerIdentity(self.name, cluster, f"{self.name}:1", f"{self.name}:2", secret, versions),
+            identity=PeerIdentity(self.name, cluster, f"{self.name}:1", str(self.address), secret, versions),
             peers=members,
             outbox_bytes_max=1 << 20,
             receive=self._receive,
@@ -108,6 +108,24 @@ async def test_a_stranger_is_not_heard(secrets: tuple[bytes | None, ...], cluste
                 await refused.wait()
             assert not one.connected.is_set() and not two.connected.is_set()
             assert not one.network.is_connected("n2")
+
+
+@pytest.mark.trio
+async def test_who_is_no_member_any_more_is_answered_as_long_as_it_speaks() -> None:
+    """A node that lost its disk gets a log in which others were members once; who leads now is none of them for a
+    while, and must be answered all the same."""
+    with trio.fail_after(10):
+        async with cluster(secrets=(None, None)) as (one, two):
+            await one.connected.wait()
+            await two.connected.wait()
+            one.network.send("n2", Alive(1))
+            await two.wait_heard(1)
+            two.network.set_peers({"n7": Address("127.0.0.1", 1)}, frozenset())
+            for _ in range(5):
+                await trio.testing.wait_all_tasks_blocked(0.02)
+            two.network.send("n1", Alive(2))
+            await one.wait_heard(1)
+            assert one.heard == [("n2", Alive(2))]
 
 
 @pytest.mark.trio
@@ -197,6 +215,7 @@ async def introduce(stream: trio.SocketStream, to: Node) -> None:
         "node": "n1",
         "to": to.name,
         "client": "x:1",
+        "peer": "x:2",
         "nonce": b"n" * 16,
     }
     await stream.send_all(encode_frame(128, 0, hello))
@@ -204,7 +223,15 @@ async def introduce(stream: trio.SocketStream, to: Node) -> None:
     await stream.send_all(encode_frame(140, 0, {"proof": b""}))
 
 
-HELLO = {"versions": list(PEER_VERSIONS), "cluster": "c", "node": "n1", "to": "n2", "client": "x:1", "nonce": b"n" * 16}
+HELLO = {
+    "versions": list(PEER_VERSIONS),
+    "cluster": "c",
+    "node": "n1",
+    "to": "n2",
+    "client": "x:1",
+    "peer": "x:2",
+    "nonce": b"n" * 16,
+}
 
 
 def _garbage(rng: random.Random) -> bytes:
