@@ -14,7 +14,7 @@ class Timing:
     """One try to reach one server, hello and welcome included. All servers are tried side by side."""
     head_start_s: float = 0.1
     """The server believed to be the leader is asked alone for so long."""
-    silence_s: float = 1.5
+    silence_s: float = 1.2
     """A server that owes an answer, and says nothing for so long, is given up; it is asked (ping) at half of it."""
     stall_s: float = 10.0
     """A server that answers pings but acknowledges nothing for so long is given up."""
