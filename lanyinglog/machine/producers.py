@@ -28,6 +28,7 @@ WINDOW = 16
 PRODUCERS_MAX = 1_000_000
 IDLE_NS_MAX = 7 * 24 * 3600 * 1_000_000_000
 STEP_NS_MAX = 3600 * 1_000_000_000
+"""What a step from one batch to the next adds to the time of the table, at most."""
 FORGET_PER_BATCH_MAX = 16
 """Idle producers forgotten at one batch, so that apply stays short however many idle out at once."""
 _TIME = b""

@@ -18,6 +18,7 @@ Inbound
 
 Outbound
 | `feeds` | 21: bytes and appends in flight to a follower are bounded; then the engine is told to stop |
+| `call_successor` | P9: a leader that can speak and not hear does not make the others wait for their own timeouts |
 | `_gate` | 10: what reflects a change waits for that change's sync; appends and commit notices do not |
 
 `receive` and `sent` queue messages in `outbox`, each with the journal version it must wait for; the replica releases

@@ -51,6 +51,15 @@ class TwinCluster:
         self.dismissed.append(name)
 
 
+def test_the_followers_are_all_but_the_leader_or_nobody_if_one_is_hurt_already() -> None:
+    arena = Arena(cast(Any, TwinCluster()), cast(Layers, None), epoch_ns=0)
+    order = Order(1, 0.0, 1.0, "power", "followers", seed=1)
+    with arena.take(order) as nodes:
+        assert nodes == ["n2", "n3"]
+        with pytest.raises(Skipped), arena.take(order):
+            pass
+
+
 class TwinClient:
     """A log whose members it changes; each kind of request is refused ``refusals`` times first."""
 

@@ -23,7 +23,7 @@ def print_summary(outcome: Outcome) -> None:
     print(f"  take-over after {takeover['count']} hits on the leader: p50 {takeover['p50']} s, p99 {takeover['p99']} s")
     print(
         f"  with one majority alive and connected throughout: p50 {takeover['p50_whole']} s,"
-        f" p99 {takeover['p99_whole']} s; in all the run no write for {takeover['longest_whole']} s at most"
+        f" p99 {takeover['p99_whole']} s; no write for {takeover['longest_whole']} s at most in all the run"
     )
     print(f"  checked in {told['checked_in_s']} s")
     for name, why in outcome.left_out.items():
