@@ -82,8 +82,12 @@ class HostedLog:
             self._loop.turn()
         return ticket
 
+    @property
+    def has_room(self) -> bool:
+        return self._core.batcher.has_room
+
     async def wait_room(self) -> None:
-        while not self._core.batcher.has_room:
+        while not self.has_room:
             await self._loop.wait_moved()
 
     async def transfer(self, to: str | None) -> str:

@@ -215,7 +215,9 @@ class LogCore:
     @property
     def may_propose(self) -> bool:
         """Whether the next `advance` would make an entry of what waits."""
-        return self._can_append and self.batcher.may_propose
+        return (
+            self.batcher.may_propose and self._can_append
+        )  # with an entry in flight the first says no, and is asked often
 
     @property
     def _can_append(self) -> bool:

@@ -13,7 +13,7 @@ from lanyinglog.errors import LanyingError
 from lanyinglog.record import BatchView
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: see `record.RunView`
 class Ack:
     """A committed batch: its messages are ``first_seq`` .. ``first_seq + count - 1``, the first at ``timestamp`` (ns).
 
@@ -92,8 +92,12 @@ class LogService(Protocol):
         Never blocks. Raises a definite error at once: `NotLeader` (with hint), `Busy` when the queue is full.
         """
 
+    @property
+    def has_room(self) -> bool:
+        """Whether the queue of waiting batches is below its bound: what is asked before a publish is submitted."""
+
     async def wait_room(self) -> None:
-        """Returns when the queue of waiting batches is below its bound: call before reading the next publish."""
+        """Returns when there is room."""
 
     async def read(self, *, after: int, filters: Sequence[str], messages_max: int, bytes_max: int) -> Page:
         """The stretch behind ``after``. Stops at the first run that reaches a bound; never waits for new messages:

@@ -31,6 +31,11 @@ def sender_of(stream: trio.abc.Stream) -> Callable[[bytes | memoryview], int] | 
     return send_now
 
 
+def descriptor_of(stream: trio.abc.Stream) -> int | None:
+    """The file descriptor of ``stream`` if it is a plain socket, else None."""
+    return stream.socket.fileno() if isinstance(stream, trio.SocketStream) else None
+
+
 def receiver_of(stream: trio.abc.ReceiveStream) -> Callable[[int], Awaitable[bytes | bytearray]]:
     """``receive(bytes_max)`` for ``stream``: what its ``receive_some`` gives and raises. One caller at a time."""
     if not isinstance(stream, trio.SocketStream):

@@ -120,8 +120,12 @@ class MemoryLogService:
             self._commit(ticket)
         return ticket
 
+    @property
+    def has_room(self) -> bool:
+        return len(self._pending) < self.pending_max
+
     async def wait_room(self) -> None:
-        while len(self._pending) >= self.pending_max:
+        while not self.has_room:
             await self._room.wait()
 
     def read_now(self, *, after: int, filters: Sequence[str], messages_max: int, bytes_max: int) -> Page | None:

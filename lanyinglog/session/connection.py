@@ -1,9 +1,9 @@
 """One client connection: what it asks is answered, in order, within bounds, and no fault of it reaches further.
 
-Tasks: one reads and answers, one writes (`outbox`), one acknowledges publishes in the order in which they came, and
-each subscription has its own. Back-pressure has one form: the reader stops reading, and TCP tells the client. It does
-so while the log has no room for batches, while too many batches of this connection are unacknowledged, and while the
-client does not take its replies.
+What the client sends is read and answered by `reader`, what it is sent waits in `outbox`, which has a task that writes,
+and so has each subscription; publishes are acknowledged in the order in which they came, by the loop that commits them.
+Back-pressure has one form: the reader stops reading, and TCP tells the client. It does so while the log has no room for
+batches, while too many batches of this connection are unacknowledged, and while the client does not take its replies.
 
 Ends
 | what happened | what the client sees |
@@ -17,11 +17,10 @@ Ends
 from __future__ import annotations
 
 import logging
-import math
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -35,7 +34,6 @@ from lanyinglog.errors import (
     Busy,
     ConfigError,
     LanyingError,
-    ProtocolError,
     ShuttingDown,
     UnknownLog,
 )
@@ -44,12 +42,13 @@ from lanyinglog.record import parse_batch
 from lanyinglog.service import LogService, Ticket
 from lanyinglog.session.hub import Hub
 from lanyinglog.session.outbox import Outbox
+from lanyinglog.session.poller import Poller
+from lanyinglog.session.reader import RECEIVE_BYTES, Reader
 from lanyinglog.session.subscription import Subscription
-from lanyinglog.sockets import receiver_of, sender_of
+from lanyinglog.sockets import sender_of
 from lanyinglog.topics import check_filter
 from lanyinglog.wire.connection import Connection, Role
 from lanyinglog.wire.messages import (
-    Acked,
     Credit,
     Error,
     Hello,
@@ -78,12 +77,10 @@ from lanyinglog.wire.messages import (
     Unsubscribe,
     Unsubscribed,
     Welcome,
+    encode_acked,
     to_frame,
 )
 
-RECEIVE_BYTES = 128 << 10
-FRAME_S_MAX = 30.0
-"""From a frame's first byte to its last: 1 MiB over a 300 kbit/s line."""
 FLUSH_S_MAX = 2.0
 """How long the last replies may take to leave once the connection is ending."""
 LINGER_S_MAX = 1.0
@@ -108,13 +105,15 @@ async def serve_session(
     hubs: Mapping[str, Hub],
     identity: NodeIdentity,
     limits: NodeLimits,
+    poller: Poller | None = None,
 ) -> None:
     """Serve one client over ``stream`` until it is done; closes the stream. Raises nothing but `trio.Cancelled`.
 
     ``services`` are the node's logs by name, at least one; the first is the one whose leader the welcome names.
-    ``hubs``, for each of them, run elsewhere.
+    ``hubs``, for each of them, run elsewhere, and so does ``poller``; without one, or if ``stream`` is no plain socket,
+    this task waits for what the client sends by itself.
     """
-    session = _Session(stream, services, hubs, identity, limits)
+    session = _Session(stream, services, hubs, identity, limits, poller)
     try:
         said_why = await session.run()
         if said_why:
@@ -143,16 +142,16 @@ class _Session:
         hubs: Mapping[str, Hub],
         identity: NodeIdentity,
         limits: NodeLimits,
+        poller: Poller | None,
     ) -> None:
         self._stream = stream
-        self._receive_some = receiver_of(stream)
         self._services = services
         self._hubs = hubs
         self._identity = identity
         self._limits = limits
         self._wire = Connection(Role.NODE)
+        self._reader = Reader(stream, self._wire, self, poller=poller, hello_s_max=limits.handshake_s_max)
         self._outbox = Outbox(replies_bytes_max=limits.connection_outbox_bytes_max, send_now=sender_of(stream))
-        self._read_by = trio.current_time() + limits.handshake_s_max
         self._unacknowledged: deque[tuple[int, Ticket]] = deque()
         self._publish_ended = trio.lowlevel.ParkingLot()
         self._subscriptions: dict[int, Subscription] = {}
@@ -162,7 +161,7 @@ class _Session:
         self._fault: LanyingError | None = None
         self._served = False
         self._when_settled = self._acknowledge  # one object, so that it is called once however many tickets settle
-        self._answers: dict[type[Message], Callable[[int, Any], Awaitable[None]]] = {
+        self._answers: dict[type[Message], Callable[[int, Any], None]] = {
             Hello: self._welcome,
             Publish: self._publish,
             Subscribe: self._subscribe,
@@ -190,7 +189,7 @@ class _Session:
             try:
                 async with trio.open_nursery() as self._work:
                     nursery.start_soon(self._write, writing)
-                    await self._guard(self._read)
+                    await self._guard(self._reader.run)
                     self._work.cancel_scope.cancel()
                 stopping = False
             finally:
@@ -238,8 +237,10 @@ class _Session:
             frames: list[bytes] = []
             while self._unacknowledged and (result := self._unacknowledged[0][1].result) is not None:
                 request, _ = self._unacknowledged.popleft()
-                reply = Error.of(result) if isinstance(result, LanyingError) else Acked.of(result)
-                frames.append(to_frame(reply, request))
+                if isinstance(result, LanyingError):
+                    frames.append(to_frame(Error.of(result), request))
+                else:
+                    frames.append(encode_acked(request, result))
             if frames:
                 self._outbox.put_reply(b"".join(frames))
                 self._publish_ended.unpark()
@@ -247,49 +248,55 @@ class _Session:
             _log.exception("a client connection ended by a defect")
             self._fail(LanyingError("the node failed to serve this connection; its log has the reason"))
 
-    # --------------------------------------------------------------------------------------------------- reading
-    async def _read(self) -> None:
-        """Receive and answer until the client closes. `ProtocolError`."""
-        while True:
-            received = await self._receive()
-            if not received:
-                return
-            completed = 0
-            for request, message in self._wire.receive(received):
-                await self._answer(request, message)
-                completed += 1
-            self._set_read_by(completed)
+    # -------------------------------------------------------------------------------------------------- answering
+    def may_answer(self, message: Message) -> bool:
+        """Whether there is room for what ``message`` brings and for its answer, and all is known that it needs."""
+        if not self._outbox.has_room:
+            return False
+        if isinstance(message, Publish):
+            if len(self._unacknowledged) >= self._limits.connection_inflight_batches_max:
+                return False
+            service = self._services.get(message.log)
+            return service is None or service.has_room
+        return not (isinstance(message, Subscribe) and message.start.origin is Origin.TIME)
 
-    async def _receive(self) -> bytes | bytearray:
-        """What comes next; `ProtocolError` if that is overdue."""
-        if self._read_by == math.inf:  # a cancel scope costs a fifth of a small publish
-            return await self._receive_some(RECEIVE_BYTES)
-        with trio.move_on_at(self._read_by):
-            return await self._receive_some(RECEIVE_BYTES)
-        what = "a hello" if self._wire.version is None else "the rest of a frame"
-        raise ProtocolError(f"the client took too long to send {what}")
-
-    def _set_read_by(self, completed: int) -> None:
-        """An idle connection may be idle for ever; a begun frame must be completed; a stranger must say hello."""
-        if self._wire.version is None:
-            return
-        if not self._wire.inside_frame:
-            self._read_by = math.inf
-        elif completed or self._read_by == math.inf:
-            self._read_by = trio.current_time() + FRAME_S_MAX
-
-    async def _answer(self, request: int, message: Message) -> None:
-        await self._outbox.wait_room()
+    def answer(self, request: int, message: Message) -> None:
+        """Answer what may be answered."""
         try:
-            await self._answers[type(message)](request, message)
+            self._answers[type(message)](request, message)
         except LanyingError as error:
             self._reply(Error.of(error), request)
+
+    async def answer_in_time(self, request: int, message: Message) -> None:
+        """Wait for what ``message`` needs, then answer it."""
+        await self._outbox.wait_room()
+        try:
+            if isinstance(message, Publish):
+                await self._wait_publish_room(message)
+            elif isinstance(message, Subscribe):
+                message = await self._with_start_found(message)
+        except LanyingError as error:
+            self._reply(Error.of(error), request)
+        else:
+            self.answer(request, message)
+
+    async def _wait_publish_room(self, publish: Publish) -> None:
+        while len(self._unacknowledged) >= self._limits.connection_inflight_batches_max:
+            await self._publish_ended.park()
+        await self._service(publish.log).wait_room()
+
+    async def _with_start_found(self, subscribe: Subscribe) -> Subscribe:
+        """``subscribe`` from the seq that its time stands for."""
+        if subscribe.start.origin is not Origin.TIME:
+            return subscribe
+        seq = await self._service(subscribe.log).seq_at_time(subscribe.start.value)
+        return replace(subscribe, start=Start(Origin.SEQ, seq))
 
     def _reply(self, message: Message, request: int) -> None:
         self._outbox.put_reply(to_frame(message, request))
 
     # -------------------------------------------------------------------------------------------------- requests
-    async def _welcome(self, request: int, hello: Hello) -> None:
+    def _welcome(self, request: int, hello: Hello) -> None:
         assert self._wire.version is not None
         leader_client = next(iter(self._services.values())).status()["leader_client"]
         limits = Limits(producer_window=WINDOW, subscriptions_max=self._limits.connection_subscriptions_max)
@@ -297,22 +304,17 @@ class _Session:
         welcome = Welcome(self._wire.version, identity.node, identity.cluster, leader_client, limits)
         self._outbox.put_reply(self._wire.send(welcome, request))
 
-    async def _publish(self, request: int, publish: Publish) -> None:
-        service = self._service(publish.log)
-        batch = parse_batch(publish.batch)
-        while len(self._unacknowledged) >= self._limits.connection_inflight_batches_max:
-            await self._publish_ended.park()
-        await service.wait_room()
-        ticket = service.submit(batch, received=trio.current_time())
+    def _publish(self, request: int, publish: Publish) -> None:
+        ticket = self._service(publish.log).submit(parse_batch(publish.batch), received=trio.current_time())
         self._unacknowledged.append((request, ticket))
         ticket.tell(self._when_settled)
         if ticket.result is not None:
             self._acknowledge()  # it was settled before anybody could be told
 
-    async def _subscribe(self, request: int, subscribe: Subscribe) -> None:
+    def _subscribe(self, request: int, subscribe: Subscribe) -> None:
         service = self._service(subscribe.log)
         self._check_subscribe(request, subscribe)
-        next_seq = await _next_seq(service, subscribe.start)
+        next_seq = _next_seq(service, subscribe.start)
         last_seq = service.last_seq
         subscription = Subscription(
             request=request,
@@ -346,34 +348,34 @@ class _Session:
         finally:
             del self._subscriptions[subscription.request]
 
-    async def _credit(self, request: int, credit: Credit) -> None:
+    def _credit(self, request: int, credit: Credit) -> None:
         subscription = self._subscriptions.get(request)
         if subscription is not None:  # else it ended while the credit was on its way
             subscription.give(credit.credit_messages, credit.credit_bytes)
 
-    async def _unsubscribe(self, request: int, unsubscribe: Unsubscribe) -> None:
+    def _unsubscribe(self, request: int, unsubscribe: Unsubscribe) -> None:
         subscription = self._subscriptions.get(request)
         if subscription is not None:
             subscription.cancel()
         else:
             self._reply(Unsubscribed(), request)
 
-    async def _status(self, request: int, status: Status) -> None:
+    def _status(self, request: int, status: Status) -> None:
         self._reply(StatusReply(self._service(status.log).status()), request)
 
-    async def _topics(self, request: int, topics: Topics) -> None:
+    def _topics(self, request: int, topics: Topics) -> None:
         known = self._service(topics.log).topics()
         start = bisect_right(known, topics.after, key=lambda stat: stat.topic)
         page = known[start : start + TOPICS_PAGE]
         self._reply(TopicsReply(tuple(page), start + len(page) < len(known)), request)
 
-    async def _ping(self, request: int, ping: Ping) -> None:
+    def _ping(self, request: int, ping: Ping) -> None:
         self._reply(Pong(), request)
 
-    async def _log_info(self, request: int, info: LogInfo) -> None:
+    def _log_info(self, request: int, info: LogInfo) -> None:
         self._reply(LogInfoReply(self._service(info.log).log_info()), request)
 
-    async def _log_set(self, request: int, change: LogSet) -> None:
+    def _log_set(self, request: int, change: LogSet) -> None:
         service = self._service(change.log)
 
         async def set_retention() -> Message:
@@ -382,7 +384,7 @@ class _Session:
 
         self._begin_slow(request, set_retention)
 
-    async def _topic_purge(self, request: int, purge: TopicPurge) -> None:
+    def _topic_purge(self, request: int, purge: TopicPurge) -> None:
         service = self._service(purge.log)
 
         async def see_purged() -> Message:
@@ -391,7 +393,7 @@ class _Session:
 
         self._begin_slow(request, see_purged)
 
-    async def _member_add(self, request: int, add: MemberAdd) -> None:
+    def _member_add(self, request: int, add: MemberAdd) -> None:
         service = self._service(add.log)
 
         async def see_added() -> Message:
@@ -400,7 +402,7 @@ class _Session:
 
         self._begin_slow(request, see_added)
 
-    async def _member_remove(self, request: int, remove: MemberRemove) -> None:
+    def _member_remove(self, request: int, remove: MemberRemove) -> None:
         service = self._service(remove.log)
 
         async def see_removed() -> Message:
@@ -409,7 +411,7 @@ class _Session:
 
         self._begin_slow(request, see_removed)
 
-    async def _transfer(self, request: int, transfer: Transfer) -> None:
+    def _transfer(self, request: int, transfer: Transfer) -> None:
         service = self._service(transfer.log)
 
         async def hand_over() -> Message:
@@ -439,17 +441,15 @@ class _Session:
             raise UnknownLog(f"this node hosts no log {log!r}, but {', '.join(self._services)}") from None
 
 
-async def _next_seq(service: LogService, start: Start) -> int:
+def _next_seq(service: LogService, start: Start) -> int:
     """The seq with which a subscription begins: never one that retention has dropped."""
     match start.origin:
         case Origin.NEW:
             return service.last_seq + 1
         case Origin.FIRST:
             return service.first_seq
-        case Origin.SEQ:
+        case _:
             return max(start.value, service.first_seq)
-        case Origin.TIME:
-            return max(await service.seq_at_time(start.value), service.first_seq)
 
 
 def _checked_member(add: MemberAdd) -> tuple[str, str]:

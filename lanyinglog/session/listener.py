@@ -12,6 +12,7 @@ from lanyinglog.errors import Busy
 from lanyinglog.service import LogService
 from lanyinglog.session.connection import LINGER_S_MAX, NodeIdentity, linger, serve_session
 from lanyinglog.session.hub import Hub
+from lanyinglog.session.poller import Poller
 from lanyinglog.wire.messages import Error, to_frame
 
 REFUSALS_MAX = 64
@@ -33,8 +34,11 @@ async def serve_clients(
     Closes the listeners in the end. Started with ``nursery.start`` it returns when connections are accepted.
     """
     hubs = {name: Hub(service) for name, service in services.items()}
-    door = _Door(services, hubs, identity, limits)
+    poller = Poller.make()
+    door = _Door(services, hubs, poller, identity, limits)
     async with trio.open_nursery() as nursery:
+        if poller is not None:
+            nursery.start_soon(poller.run)
         for hub in hubs.values():
             nursery.start_soon(hub.run)
         await nursery.start(trio.serve_listeners, door.serve, list(listeners))
@@ -45,10 +49,16 @@ class _Door:
     """Counts who is inside."""
 
     def __init__(
-        self, services: Mapping[str, LogService], hubs: Mapping[str, Hub], identity: NodeIdentity, limits: Limits
+        self,
+        services: Mapping[str, LogService],
+        hubs: Mapping[str, Hub],
+        poller: Poller | None,
+        identity: NodeIdentity,
+        limits: Limits,
     ) -> None:
         self._services = services
         self._hubs = hubs
+        self._poller = poller
         self._identity = identity
         self._limits = limits
         self._served = 0
@@ -61,7 +71,14 @@ class _Door:
         self._served += 1
         try:
             _keep_alive(stream)
-            await serve_session(stream, self._services, hubs=self._hubs, identity=self._identity, limits=self._limits)
+            await serve_session(
+                stream,
+                self._services,
+                hubs=self._hubs,
+                identity=self._identity,
+                limits=self._limits,
+                poller=self._poller,
+            )
         finally:
             self._served -= 1
 

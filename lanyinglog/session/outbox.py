@@ -44,9 +44,14 @@ class Outbox:
         self._replies_bytes += len(frame)
         self._work.unpark()
 
+    @property
+    def has_room(self) -> bool:
+        """Whether fewer than ``replies_bytes_max`` bytes of replies wait."""
+        return self._replies_bytes < self._replies_bytes_max
+
     async def wait_room(self) -> None:
-        """Returns when fewer than ``replies_bytes_max`` bytes of replies wait."""
-        while self._replies_bytes >= self._replies_bytes_max:
+        """Returns when there is room."""
+        while not self.has_room:
             await self._room.park()
 
     async def put_push(self, frame: bytes) -> None:

@@ -64,6 +64,17 @@ TRANSITIONS: dict[tuple[State, Role, type[Message]], State] = {
 CLOSED the node may send an error with request id 0, which leads there."""
 
 
+_USUAL: dict[Role, frozenset[type[Message]]] = {
+    speaker: frozenset(
+        cls
+        for (state, sender, cls), after in TRANSITIONS.items()
+        if sender is speaker and state is after is State.OPEN and cls is not Error
+    )
+    for speaker in Role
+}
+"""What each side may say on an open connection, and leaves it open: nearly all there is, so it is looked up first."""
+
+
 class Received(NamedTuple):
     """A message and the request it belongs to."""
 
@@ -88,6 +99,7 @@ class Connection:
         self.role = role
         self.state = State.NEW
         self.version: int | None = None
+        self._usual = _USUAL[role.other]
         self._versions = (version_min, version_max)
         self._frame_bytes_max = frame_bytes_max
         # A node lets a stranger buffer no more than a hello; a client has chosen whom it talks to.
@@ -119,28 +131,22 @@ class Connection:
         return self._messages()
 
     def _messages(self) -> Iterator[Received]:
-        while (received := self._next_message()) is not None:
-            yield received
-
-    def _next_message(self) -> Received | None:
         try:
-            frame = self._decoder.next_frame()
-            if frame is None:
-                return None
-            received = Received(frame.request, from_frame(frame))
-            self._accept(received)
+            while (frame := self._decoder.next_frame()) is not None:
+                message = from_frame(frame)
+                if self.state is not State.OPEN or type(message) not in self._usual:
+                    self._accept(message, frame.request)
+                yield Received(frame.request, message)
         except ProtocolError as error:
             is_first = self.state is State.NEW and not isinstance(error, UnsupportedVersion)
             self.state = State.BROKEN
             if is_first:
                 raise ProtocolError(f"the first frame is no hello of this protocol: {error.message}") from error
             raise
-        return received
 
-    def _accept(self, received: Received) -> None:
-        message = received.message
+    def _accept(self, message: Message, request: int) -> None:
         sender = self.role.other
-        state = self._next_state(sender, message, received.request)
+        state = self._next_state(sender, message, request)
         if state is None:
             raise ProtocolError(f"the {sender.value} sent {message.NAME} while {self.state.value}")
         if isinstance(message, Hello):

@@ -61,6 +61,11 @@ def encode_frame_head(kind: int, request: int, header: dict[str, Any], body_byte
     """All of a frame but its body: for callers who send one body of ``body_bytes`` to many receivers."""
     packed = codec.pack(header)
     assert len(packed) <= HEADER_BYTES_MAX, f"a header of {len(packed)} bytes: large values belong into the body"
+    return encode_packed_head(kind, request, packed, body_bytes)
+
+
+def encode_packed_head(kind: int, request: int, packed: bytes, body_bytes: int) -> bytes:
+    """`encode_frame_head` for who has the header as msgpack already, at most `HEADER_BYTES_MAX` of it."""
     head = _HEAD.pack(HEAD_BYTES - LENGTH_BYTES + len(packed) + body_bytes, kind, 0, len(packed), request, 0)
     crc: int = _extend(_value(head[:CRC_AT]), packed)
     return b"".join((head[:CRC_AT], _LENGTH.pack(crc), packed))
@@ -93,6 +98,7 @@ class FrameDecoder:
         self._header: dict[str, Any] | None = None  # the next frame's header, once checked
         self._needed = LENGTH_BYTES  # buffered bytes below which there is nothing to look at
         self._error: ProtocolError | None = None
+        self._repeated: tuple[bytes | None, dict[str, Any]] = (None, {})  # a header, for the next one is often the same
 
     @property
     def buffered_bytes(self) -> int:
@@ -124,12 +130,42 @@ class FrameDecoder:
         if self._size < self._needed:
             return None
         try:
+            if self._head is None and len(self._pieces) == 1 and self._size >= HEAD_BYTES:
+                return self._take_at_once()
             return self._take()
         except ProtocolError as error:
             self._error = error
             self._pieces.clear()
             self._size = 0
             raise
+
+    def _take_at_once(self) -> Frame | None:
+        """`_take` for a small frame, which usually came whole: one look at all of it. Whatever is not as it should be
+        is left to `_take`, which knows what to say about it."""
+        data, at = self._pieces[0], self._at
+        length, kind, flags, header_bytes, request, crc = _HEAD.unpack_from(data, at)
+        body_at = at + HEAD_BYTES + header_bytes
+        stop = at + LENGTH_BYTES + length
+        if flags or length + LENGTH_BYTES > self.frame_bytes_max or not body_at <= stop <= len(data):
+            return self._take()
+        packed = bytes(data[at + HEAD_BYTES : body_at])
+        if _extend(_value(bytes(data[at : at + CRC_AT])), packed) != crc:
+            return self._take()
+        header = self._repeated[1] if packed == self._repeated[0] else self._unpack(packed)
+        self._needed = LENGTH_BYTES
+        self._size = len(data) - stop
+        if self._size:
+            self._at = stop
+        else:
+            self._at = 0
+            self._pieces = []
+        return Frame(kind, request, header, bytes(data[body_at:stop]))
+
+    def _unpack(self, packed: bytes) -> dict[str, Any]:
+        header = codec.unpack_map(packed)
+        if not any(isinstance(value, dict | list) for value in header.values()):  # nobody can change it for another
+            self._repeated = (packed, header)
+        return header
 
     def _take(self) -> Frame | None:
         """Looks at as much of the next frame as there is: length, then head, then header, then body."""

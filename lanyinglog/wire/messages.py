@@ -32,6 +32,7 @@ from lanyinglog.wire.replies import (
     Transferred,
     Unsubscribed,
     Welcome,
+    encode_acked,
     encode_push,
 )
 from lanyinglog.wire.requests import (
@@ -99,6 +100,7 @@ __all__ = [
     "Unsubscribe",
     "Unsubscribed",
     "Welcome",
+    "encode_acked",
     "encode_push",
     "from_frame",
     "to_frame",
@@ -130,7 +132,7 @@ def from_frame(frame: Frame) -> Message:
     cls = BY_KIND.get(frame.kind)
     if cls is None:
         raise ProtocolError(f"frames of kind {frame.kind} do not exist in version {PROTOCOL_VERSION}")
-    if not cls.SCOPE.allows(frame.request):
+    if cls.SCOPE is not Scope.EITHER and (cls.SCOPE is Scope.CONNECTION) != (frame.request == 0):
         raise ProtocolError(f"{cls.NAME}: request id {frame.request}; 0 is for the connection, others for requests")
     if frame.body and not cls.HAS_BODY:
         raise ProtocolError(f"{cls.NAME}: a body of {len(frame.body)} bytes; it has none")

@@ -56,6 +56,10 @@ class Node(MemoryLogService):
         self._cluster.submitted.release()
         return ticket
 
+    @property
+    def has_room(self) -> bool:
+        return self._log.has_room
+
     async def wait_room(self) -> None:
         await self._log.wait_room()
 

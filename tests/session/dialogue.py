@@ -18,6 +18,7 @@ from lanyinglog.record import OutgoingMessage, decode_run, encode_batch, encode_
 from lanyinglog.service import LogService
 from lanyinglog.session import NodeIdentity, serve_session
 from lanyinglog.session.hub import Hub
+from lanyinglog.session.poller import Poller
 from lanyinglog.wire.connection import Connection, Received, Role
 from lanyinglog.wire.messages import (
     Credit,
@@ -197,6 +198,8 @@ class House:
         self.limits = limits
         for hub in self.hubs.values():
             nursery.start_soon(hub.run)
+        self.poller = Poller()  # serves the connections that are sockets
+        nursery.start_soon(self.poller.run)
         self.ended = 0
         self._one_ended = trio.Event()
         self._streams: list[trio.abc.Stream] = []
@@ -206,7 +209,9 @@ class House:
 
     async def _serve(self, stream: trio.abc.Stream, scope: trio.CancelScope) -> None:
         with scope:
-            await serve_session(stream, self.services, hubs=self.hubs, identity=IDENTITY, limits=self.limits)
+            await serve_session(
+                stream, self.services, hubs=self.hubs, identity=IDENTITY, limits=self.limits, poller=self.poller
+            )
         self.ended += 1
         self._one_ended.set()
         self._one_ended = trio.Event()

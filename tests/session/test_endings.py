@@ -13,7 +13,8 @@ from session.dialogue import FIRST, PLENTY, Client, batch, fill, house
 from wire.fuzz import Fuzzer
 
 from lanyinglog import config
-from lanyinglog.session.connection import FLUSH_S_MAX, FRAME_S_MAX, LINGER_S_MAX
+from lanyinglog.session.connection import FLUSH_S_MAX, LINGER_S_MAX
+from lanyinglog.session.reader import FRAME_S_MAX
 from lanyinglog.wire.messages import (
     CLIENT_MESSAGES,
     Acked,
@@ -27,7 +28,7 @@ from lanyinglog.wire.messages import (
     to_frame,
 )
 
-pytestmark = pytest.mark.trio
+pytestmark = [pytest.mark.trio, pytest.mark.usefixtures("streams")]
 HANDSHAKE_S = config.Limits().handshake_s_max
 
 

@@ -35,7 +35,7 @@ from lanyinglog.wire.messages import (
     to_frame,
 )
 
-pytestmark = pytest.mark.trio
+pytestmark = [pytest.mark.trio, pytest.mark.usefixtures("streams")]
 
 
 # ----------------------------------------------------------------------------------------------------------- greeting

@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 from memory_service import MemoryLogService
-from session.dialogue import FIRST, NEW, PLENTY, House, batch, fill, house, memory_pair, socket_pair
+from session.dialogue import FIRST, NEW, PLENTY, batch, fill, house
 
 from lanyinglog import config
 from lanyinglog.errors import CorruptEntry
@@ -34,13 +34,7 @@ from lanyinglog.wire.messages import (
     Unsubscribed,
 )
 
-pytestmark = pytest.mark.trio
-
-
-@pytest.fixture(autouse=True, params=[memory_pair, socket_pair], ids=["in memory", "over sockets"])
-def streams(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Over sockets pushes leave at once, by the hub, as long as the system takes them."""
-    monkeypatch.setattr(House, "pair", staticmethod(request.param))
+pytestmark = [pytest.mark.trio, pytest.mark.usefixtures("streams")]
 
 
 TOPICS = ["orders.eu", "orders.us", "orders.eu.paris", "payments"]

@@ -299,3 +299,36 @@ def test_bytes_are_copied_a_constant_number_of_times() -> None:
         if at + 1 < len(frame):
             assert decoder.next_frame() is None
     assert len(take(decoder)) == 1
+
+
+def test_a_header_that_is_repeated_is_nobody_elses_to_change() -> None:
+    flat, deep = {"log": "main"}, {"log": "main", "start": {"seq": 1}, "filters": ["a"]}
+    found = decode(
+        b"".join(encode_frame(8, request, header) for request, header in enumerate((flat, flat, deep, deep)))
+    )
+    assert [frame.header for frame in found] == [flat, flat, deep, deep]
+    found[2].header["start"]["seq"] = 9
+    found[2].header["filters"].append("b")
+    assert found[3].header == deep
+
+
+def test_an_empty_header_is_refused_however_it_comes() -> None:
+    empty = raw_frame(b"")
+    for cut in range(1, len(empty) + 1):
+        decoder = FrameDecoder(frame_bytes_max=LIMIT)
+        decoder.feed(empty[:cut])
+        with pytest.raises(ProtocolError):
+            take(decoder)
+            decoder.feed(empty[cut:])
+            take(decoder)
+
+
+def test_a_repeated_header_is_checked_every_time() -> None:
+    good = encode_frame(8, 1, {"log": "main"})
+    bad = bytearray(encode_frame(8, 2, {"log": "main"}))
+    bad[12] ^= 1  # its CRC32C
+    decoder = FrameDecoder(frame_bytes_max=LIMIT)
+    decoder.feed(good + bytes(bad))
+    assert decoder.next_frame() == Frame(8, 1, {"log": "main"}, b"")
+    with pytest.raises(ProtocolError, match="CRC32C"):
+        decoder.next_frame()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from wire.examples import BATCH, EXAMPLES, RUNS, STRATEGIES, any_message, check_contents, push, request_of, requests
 
@@ -31,6 +31,7 @@ from lanyinglog.wire.messages import (
     Scope,
     StatusReply,
     TopicsReply,
+    encode_acked,
     encode_push,
     from_frame,
     to_frame,
@@ -391,6 +392,20 @@ def test_an_ack_is_told_as_it_is() -> None:
     ack = Ack(5, 3, 1_000, duplicate=True)
     message = from_frame(frame_of(Acked.of(ack)))
     assert message == Acked(5, 3, 1_000, True)
+
+
+@given(
+    st.integers(1, U32_MAX),
+    st.builds(Ack, st.integers(0, SEQ_MAX), st.integers(0, MESSAGES_MAX), st.integers(0, SEQ_MAX), st.booleans()),
+)
+@example(U32_MAX, Ack(SEQ_MAX, MESSAGES_MAX, SEQ_MAX, True))
+def test_the_short_way_to_an_acknowledgement_says_the_same(request: int, ack: Ack) -> None:
+    decoder = FrameDecoder(frame_bytes_max=1 << 20)
+    decoder.feed(encode_acked(request, ack))
+    frame = decoder.next_frame()
+    assert frame is not None
+    assert (frame.request, from_frame(frame)) == (request, Acked.of(ack))
+    assert decoder.next_frame() is None
 
 
 def test_a_publish_carries_its_batch_untouched() -> None:
