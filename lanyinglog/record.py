@@ -73,6 +73,7 @@ CODECS = {"none": CODEC_NONE, "zstd": CODEC_ZSTD}
 
 _BATCH = struct.Struct("<BBH16sQI")  # and a CRC32C
 _RUN = struct.Struct("<BBHII")  # behind length and CRC32C
+_SKIMMED = struct.Struct("<I6xHI")  # of a run: its length, that of its topic, and its messages
 _PAIR = struct.Struct("<II")
 _U32 = struct.Struct("<I")
 BATCH_HEADER_BYTES = _BATCH.size + _U32.size
@@ -114,7 +115,8 @@ class Message(NamedTuple):
     payload: bytes
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen, as what is made for each batch of each entry on each node: that would cost three times as much.
+@dataclass(slots=True)
 class RunView:
     """Where a run lies in its batch: bytes ``start`` to ``stop``, header included."""
 
@@ -124,7 +126,7 @@ class RunView:
     stop: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class BatchView:
     """A batch as the broker sees it: headers parsed, messages not. ``encoded`` is forwarded as it is."""
 
@@ -302,8 +304,7 @@ def skim_batch(encoded: bytes, at: int, stop: int) -> BatchView:
     at += BATCH_HEADER_BYTES
     runs = []
     for _ in range(run_count):
-        (length,) = _U32.unpack_from(encoded, at)
-        (topic_bytes, messages) = struct.unpack_from("<HI", encoded, at + 10)
+        length, topic_bytes, messages = _SKIMMED.unpack_from(encoded, at)
         topic = encoded[at + RUN_HEADER_BYTES : at + RUN_HEADER_BYTES + topic_bytes].decode()
         runs.append(RunView(topic, messages, at, at + 4 + length))
         at += 4 + length

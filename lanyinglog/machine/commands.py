@@ -35,7 +35,7 @@ COMMAND_HEAD_BYTES = _COMMAND.size
 COMMANDS_MAX = 0xFFFF
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: see `record.RunView`
 class CommandView:
     """One command of an entry: bytes ``start`` to ``stop`` of it."""
 

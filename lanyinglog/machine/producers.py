@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from itertools import islice
 
 from lanyinglog import codec
 from lanyinglog.errors import BatchOutOfOrder, LanyingError, ProducerUnknown
@@ -106,11 +105,15 @@ class Producers:
         self._forget()
 
     def _forget(self) -> None:
-        for key in list(islice(self._table, FORGET_PER_BATCH_MAX)):
-            idle = self._time_ns - self._table[key].used_ns > self._idle_ns_max
-            if not idle and len(self._table) <= self._producers_max:
-                break
-            del self._table[key]
+        table = self._table
+        for _ in range(FORGET_PER_BATCH_MAX):
+            key = next(iter(table), None)  # who was used least lately
+            if key is None:
+                return
+            idle = self._time_ns - table[key].used_ns > self._idle_ns_max
+            if not idle and len(table) <= self._producers_max:
+                return
+            del table[key]
             self._changed.add(key)
 
     # ------------------------------------------------------------------------------------------- checkpoint

@@ -51,7 +51,7 @@ _ROW_MEMBERS = b"c"
 _ROW_PURGES = b"g"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: see `record.RunView`
 class RunPlace:
     """Where one run's messages are: bytes ``start`` to ``stop`` of the entry's command."""
 
