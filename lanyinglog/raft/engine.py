@@ -108,6 +108,15 @@ def check_audited() -> None:
         )
 
 
+class _Member(Node):  # type: ignore[misc]  # pysyncobj is untyped
+    """A node of which there is one object for each name: the engine looks into its tables dozens of times for an entry,
+    and need not ask for a name's hash each time."""
+
+    __hash__ = object.__hash__
+    __eq__ = object.__eq__
+    __ne__ = object.__ne__
+
+
 class _Seam(Transport):  # type: ignore[misc]  # pysyncobj is untyped
     """The engine's transport: hands what it sends to ``send``; connects and disconnects as the guard says."""
 
@@ -171,7 +180,7 @@ class Engine:
         assert applied >= 1
         _clock.now = now
         self._self = node
-        self._nodes = {name: Node(name) for name in sorted({*members, node})}
+        self._nodes = {name: _Member(name) for name in sorted({*members, node})}
         self._seam = _Seam(send)
         conf = SyncObjConf(
             autoTick=False,
@@ -328,7 +337,7 @@ class Engine:
     def _node(self, name: str) -> Node:
         node = self._nodes.get(name)
         if node is None:
-            node = self._nodes[name] = Node(name)
+            node = self._nodes[name] = _Member(name)
         return node
 
 
