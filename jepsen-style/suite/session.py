@@ -86,8 +86,13 @@ class Session:
 
     async def sleep(self, seconds: float) -> None:
         """Waits, but not longer than the run goes on."""
-        with trio.move_on_after(max(0.0, seconds)):
-            await self._stop.wait()
+        if seconds <= 0:
+            await (
+                trio.lowlevel.checkpoint()
+            )  # a worker that is late, as most are: a scope costs a tenth of an operation
+        else:
+            with trio.move_on_after(seconds):
+                await self._stop.wait()
 
     # ------------------------------------------------------------------------------------------------------ writing
     def next_messages(self, count: int) -> tuple[int, list[tuple[str, bytes]]]:
