@@ -103,6 +103,7 @@ class HostedLog:
             raise BadRequest(f"no node {to!r} to hand over to" if to else "no other node is connected")
         if not self._connected(successor):
             raise HandoverFailed(f"{successor} is not connected")
+        await self._until_ready(successor)
         self._core.transfer(successor, trio.current_time())
         self._loop.wake()
         while replica.handing_over == successor:
@@ -113,6 +114,21 @@ class HostedLog:
         if replica.engine.leader != successor:
             raise HandoverFailed(f"{successor} did not take over; {replica.engine.leader or 'nobody'} leads")
         return successor
+
+    async def _until_ready(self, successor: str) -> None:
+        """Returns when ``successor`` is known to hear this leader and to lack little of the log, within an election
+        timeout: publishes wait for a hand-over, and one to a node that can't follow would hold them up for nothing
+        (P9). `HandoverFailed`; `NotLeader` or `Busy` if something else came first."""
+        core = self._core
+        with trio.move_on_after(core.replica.election_timeout_s):
+            while core is self._core and core.replica.leads:
+                if core.replica.handing_over is not None:
+                    raise Busy(f"leadership is being handed to {core.replica.handing_over}")
+                if core.replica.keeps_up(successor, trio.current_time()):
+                    return
+                await self._loop.wait_turn()
+            raise NotLeader("this node does not lead the log any more", hint=self._leader_client())
+        raise HandoverFailed(f"{successor} does not answer, or lacks too much of the log")
 
     def best_successor(self) -> str | None:
         """The connected node with the most of the log on its disk, while this node leads."""

@@ -76,6 +76,8 @@ _RUN = struct.Struct("<BBHII")  # behind length and CRC32C
 _SKIMMED = struct.Struct("<I6xHI")  # of a run: its length, that of its topic, and its messages
 _PAIR = struct.Struct("<II")
 _U32 = struct.Struct("<I")
+_BATCH_AND_CRC = struct.Struct("<BBH16sQII")
+_PAIR_AND_RUN = struct.Struct("<IIBBHII")
 BATCH_HEADER_BYTES = _BATCH.size + _U32.size
 RUN_HEADER_BYTES = _PAIR.size + _RUN.size
 _KIND_RUN = 1
@@ -240,28 +242,28 @@ def parse_batch(encoded: bytes) -> BatchView:
     """The headers of a batch, every bound and every CRC32C checked; `BadBatch` names what is wrong."""
     if not BATCH_HEADER_BYTES <= len(encoded) <= BATCH_BYTES_MAX:
         raise BadBatch(f"a batch of {len(encoded)} bytes; {BATCH_HEADER_BYTES} to {BATCH_BYTES_MAX} are allowed")
-    version, flags, run_count, producer, number, count = _BATCH.unpack_from(encoded)
-    (crc,) = _U32.unpack_from(encoded, _BATCH.size)
+    version, flags, run_count, producer, number, count, crc = _BATCH_AND_CRC.unpack_from(encoded)
     if version != 1 or flags != 0:
         raise BadBatch(f"batch version {version} with flags {flags}; this node knows version 1 without flags")
     if not 1 <= run_count <= RUNS_MAX or number < 1:
         raise BadBatch(f"a batch of {run_count} runs with number {number}")
     runs = []
     checks = [encoded[: _BATCH.size]]
-    decoded_bytes = 0
+    messages = decoded_bytes = 0
     at = BATCH_HEADER_BYTES
     for _ in range(run_count):
-        run = _parse_run(encoded, at)
+        run, decoded = _parse_run(encoded, at)
         checks.append(encoded[at + 4 : at + 8])
-        decoded_bytes += _decoded_bytes(encoded, at)
+        messages += run.count
+        decoded_bytes += decoded
         runs.append(run)
         at = run.stop
     if at != len(encoded):
         raise BadBatch(f"{len(encoded) - at} bytes behind the last run")
     if crc32c(b"".join(checks)) != crc:
         raise BadBatch("the batch fails its CRC32C")
-    if sum(run.count for run in runs) != count or count > MESSAGES_MAX:
-        raise BadBatch(f"the batch counts {count} messages, its runs {sum(run.count for run in runs)}")
+    if messages != count or count > MESSAGES_MAX:
+        raise BadBatch(f"the batch counts {count} messages, its runs {messages}")
     if decoded_bytes > DECODED_BYTES_MAX:
         raise BadBatch(f"a batch of {decoded_bytes} decoded bytes; at most {DECODED_BYTES_MAX} are allowed")
     return BatchView(producer, number, count, tuple(runs), encoded)
@@ -273,15 +275,14 @@ def _decoded_bytes(encoded: bytes, at: int) -> int:
     return decoded
 
 
-def _parse_run(encoded: bytes, at: int) -> RunView:
-    """The run whose header starts at ``at``; body bytes are checked by CRC32C and not looked into."""
+def _parse_run(encoded: bytes, at: int) -> tuple[RunView, int]:
+    """The run whose header starts at ``at``, and its decoded bytes; its body is checked by CRC32C, not looked into."""
     if at + RUN_HEADER_BYTES > len(encoded):
         raise BadBatch("a run's header is cut off")
-    length, crc = _PAIR.unpack_from(encoded, at)
+    length, crc, kind, run_codec, topic_bytes, count, decoded_bytes = _PAIR_AND_RUN.unpack_from(encoded, at)
     stop = at + 4 + length
     if length < RUN_HEADER_BYTES - 4 or stop > len(encoded):
         raise BadBatch(f"a run of {length} bytes does not fit its batch")
-    kind, run_codec, topic_bytes, count, decoded_bytes = _RUN.unpack_from(encoded, at + 8)
     if crc32c(encoded[at + 8 : stop]) != crc:
         raise BadBatch("a run fails its CRC32C")
     if kind != _KIND_RUN or run_codec not in (CODEC_NONE, CODEC_ZSTD):
@@ -295,7 +296,7 @@ def _parse_run(encoded: bytes, at: int) -> RunView:
         topic = check_topic(encoded[at + RUN_HEADER_BYTES : body_at].decode())
     except (UnicodeDecodeError, LanyingError) as error:
         raise BadBatch(f"a run's topic: {error}") from error
-    return RunView(topic, count, at, stop)
+    return RunView(topic, count, at, stop), decoded_bytes
 
 
 def skim_batch(encoded: bytes, at: int, stop: int) -> BatchView:
@@ -316,11 +317,10 @@ def skim_batch(encoded: bytes, at: int, stop: int) -> BatchView:
 def decode_run(run: bytes | memoryview, *, first_seq: int, timestamp: int) -> list[Message]:
     """The messages of a run: message *i* has ``first_seq + i`` and ``timestamp + i``. `BadBatch` if damaged."""
     run = bytes(run)
-    view = _parse_run(run, 0)
+    view, decoded_bytes = _parse_run(run, 0)
     if view.stop != len(run):
         raise BadBatch(f"{len(run) - view.stop} bytes behind a run")
     topic_bytes = _RUN.unpack_from(run, 8)[2]
-    decoded_bytes = _decoded_bytes(run, 0)
     body = run[RUN_HEADER_BYTES + topic_bytes :]
     if run[9] == CODEC_ZSTD:
         body = _decompress(body, decoded_bytes)

@@ -37,5 +37,6 @@ class WriterThread:
             with suppress(trio.RunFinishedError):  # nobody is left to tell
                 token.run_sync_soon(ended, error)
 
-        # Not `to_thread.run_sync`: its limiter, context and cancel scope are a tenth of a small write.
-        trio.lowlevel.start_thread_soon(write_and_tell, lambda result: result.unwrap(), "writer")
+        # Not `to_thread.run_sync`: its limiter, context and cancel scope are a tenth of a small write. And no name: it
+        # would be given and taken back, by two system calls, each time.
+        trio.lowlevel.start_thread_soon(write_and_tell, lambda result: result.unwrap())
