@@ -108,15 +108,6 @@ def check_audited() -> None:
         )
 
 
-class _Member(Node):  # type: ignore[misc]  # pysyncobj is untyped
-    """A node of which there is one object for each name: the engine looks into its tables dozens of times for an entry,
-    and need not ask for a name's hash each time."""
-
-    __hash__ = object.__hash__
-    __eq__ = object.__eq__
-    __ne__ = object.__ne__
-
-
 class _Seam(Transport):  # type: ignore[misc]  # pysyncobj is untyped
     """The engine's transport: hands what it sends to ``send``; connects and disconnects as the guard says."""
 
@@ -180,7 +171,7 @@ class Engine:
         assert applied >= 1
         _clock.now = now
         self._self = node
-        self._nodes = {name: _Member(name) for name in sorted({*members, node})}
+        self._nodes = {name: Node(name) for name in sorted({*members, node})}
         self._seam = _Seam(send)
         conf = SyncObjConf(
             autoTick=False,
@@ -337,7 +328,7 @@ class Engine:
     def _node(self, name: str) -> Node:
         node = self._nodes.get(name)
         if node is None:
-            node = self._nodes[name] = _Member(name)
+            node = self._nodes[name] = Node(name)
         return node
 
 
