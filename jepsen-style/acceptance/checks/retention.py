@@ -30,11 +30,11 @@ SLOWER_MAX = 3.0
 
 
 def run(scale: Scale) -> dict[str, Any]:
-    """One follower is killed at the beginning, 256 MB are kept of 5 GB (quick: 32 MB of 150 MB), and it is started.
+    """One follower is killed at the beginning, 256 MB are kept of 5 GB (quick: 64 MB of 250 MB), and it is started.
 
     Not less: what is on its way, and room set aside for the next writes, come on top of any limit."""
-    bound = scale.pick(256_000_000, 32_000_000)
-    traffic = scale.pick(5_000_000_000, 150_000_000)
+    bound = scale.pick(256_000_000, 64_000_000)
+    traffic = scale.pick(5_000_000_000, 250_000_000)
     with running() as cluster:
         program("log", "set", "--max-bytes", f"{bound}B", "--server", cluster.server_list)
         absent = cluster.followers()[0]
