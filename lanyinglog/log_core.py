@@ -215,9 +215,8 @@ class LogCore:
     @property
     def may_propose(self) -> bool:
         """Whether the next `advance` would make an entry of what waits."""
-        return (
-            self.batcher.may_propose and self._can_append
-        )  # with an entry in flight the first says no, and is asked often
+        # In this order: it is asked for every publish, and with an entry in flight the batcher says no.
+        return self.batcher.may_propose and self._can_append
 
     @property
     def _can_append(self) -> bool:

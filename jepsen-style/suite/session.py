@@ -87,9 +87,8 @@ class Session:
     async def sleep(self, seconds: float) -> None:
         """Waits, but not longer than the run goes on."""
         if seconds <= 0:
-            await (
-                trio.lowlevel.checkpoint()
-            )  # a worker that is late, as most are: a scope costs a tenth of an operation
+            # It is late, as most are under load: a scope costs a tenth of an operation.
+            await trio.lowlevel.checkpoint()
         else:
             with trio.move_on_after(seconds):
                 await self._stop.wait()

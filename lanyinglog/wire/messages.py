@@ -132,7 +132,7 @@ def from_frame(frame: Frame) -> Message:
     cls = BY_KIND.get(frame.kind)
     if cls is None:
         raise ProtocolError(f"frames of kind {frame.kind} do not exist in version {PROTOCOL_VERSION}")
-    if cls.SCOPE is not Scope.EITHER and (cls.SCOPE is Scope.CONNECTION) != (frame.request == 0):
+    if not cls.SCOPE.allows(frame.request):
         raise ProtocolError(f"{cls.NAME}: request id {frame.request}; 0 is for the connection, others for requests")
     if frame.body and not cls.HAS_BODY:
         raise ProtocolError(f"{cls.NAME}: a body of {len(frame.body)} bytes; it has none")
