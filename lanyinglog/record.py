@@ -22,7 +22,7 @@ and of a run::
     0   4   length of the rest of the run
     4   4   CRC32C of all that follows
     8   1   kind, 1
-    9   1   codec of the body: 0 none, 1 zstd
+    9   1   codec of the body (`compression`): 0 none, 1 zstd, 2 lz4
     10  2   length T of the topic
     12  4   number of messages N, 1 to MESSAGES_MAX
     16  4   length of the body once decompressed; in all runs of a batch at most DECODED_BYTES_MAX
@@ -44,16 +44,17 @@ the cost of a msgpack message in Python.
 from __future__ import annotations
 
 import struct
-import threading
+import sys
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import google_crc32c
-import zstandard
 
 from lanyinglog import codec
+from lanyinglog.compression import CODEC_NONE, KNOWN, compress, decompress
 from lanyinglog.errors import BadBatch, LanyingError, ProtocolError
 from lanyinglog.topics import check_topic
 
@@ -66,10 +67,6 @@ RUNS_MAX = 1_024
 DECODED_BYTES_MAX = 64 << 20
 """The bodies of a batch's runs once decompressed, together: what a subscriber must be ready to hold. Without it a
 batch of 1 MiB could unfold to 10 GiB, a run at a time."""
-
-CODEC_NONE = 0
-CODEC_ZSTD = 1
-CODECS = {"none": CODEC_NONE, "zstd": CODEC_ZSTD}
 
 _BATCH = struct.Struct("<BBH16sQI")  # and a CRC32C
 _RUN = struct.Struct("<BBHII")  # behind length and CRC32C
@@ -86,16 +83,6 @@ _COLUMN_KEYS = 1
 _COLUMN_HEADERS = 2
 
 crc32c = google_crc32c.value
-
-
-class _Compressors(threading.local):
-    """What a thread compresses with: a compressor has tables of a megabyte, and serves one thread at a time."""
-
-    def __init__(self) -> None:
-        self.zstd = zstandard.ZstdCompressor(level=1, write_content_size=True)
-
-
-_compressors = _Compressors()
 
 
 class OutgoingMessage(NamedTuple):
@@ -170,10 +157,7 @@ def encode_columns(
     decoded_bytes = len(body)
     if decoded_bytes > DECODED_BYTES_MAX:
         raise BadBatch(f"a run of {decoded_bytes} bytes; at most {DECODED_BYTES_MAX} are allowed")
-    if compression == CODEC_ZSTD:
-        body = _compressors.zstd.compress(body)
-    elif compression != CODEC_NONE:
-        raise BadBatch(f"unknown codec {compression}")
+    body = compress(compression, body)
     name = topic.encode()
     head = _RUN.pack(_KIND_RUN, compression, len(name), len(payloads), decoded_bytes) + name
     crc = google_crc32c.extend(crc32c(head), body)
@@ -187,18 +171,20 @@ def _encode_body(
     payload_lengths: Sequence[int],
 ) -> bytes:
     columns = 0
-    lengths = list(payload_lengths)
+    lengths = array("I", payload_lengths)
     tail: list[bytes] = []
     if keys is not None and any(key is not None for key in keys):
         columns |= _COLUMN_KEYS
-        lengths += [_NO_KEY if key is None else len(key) for key in keys]
+        lengths.extend([_NO_KEY if key is None else len(key) for key in keys])
         tail += [key for key in keys if key]
     if headers is not None and any(headers):
         columns |= _COLUMN_HEADERS
         maps = [pack_headers(one) if one else b"" for one in headers]
-        lengths += map(len, maps)
+        lengths.extend(map(len, maps))
         tail += maps
-    return b"".join([struct.pack(f"<B{len(lengths)}I", columns, *lengths), *payloads, *tail])
+    if sys.byteorder == "big":
+        lengths.byteswap()
+    return b"".join([bytes((columns,)), lengths.tobytes(), *payloads, *tail])
 
 
 def pack_headers(headers: Mapping[str, str]) -> bytes:
@@ -285,7 +271,7 @@ def _parse_run(encoded: bytes, at: int) -> tuple[RunView, int]:
         raise BadBatch(f"a run of {length} bytes does not fit its batch")
     if crc32c(encoded[at + 8 : stop]) != crc:
         raise BadBatch("a run fails its CRC32C")
-    if kind != _KIND_RUN or run_codec not in (CODEC_NONE, CODEC_ZSTD):
+    if kind != _KIND_RUN or run_codec not in KNOWN:
         raise BadBatch(f"a run of unknown kind {kind} or codec {run_codec}")
     if not 1 <= count <= MESSAGES_MAX or decoded_bytes > DECODED_BYTES_MAX:
         raise BadBatch(f"a run of {count} messages and {decoded_bytes} decoded bytes")
@@ -321,25 +307,11 @@ def decode_run(run: bytes | memoryview, *, first_seq: int, timestamp: int) -> li
     if view.stop != len(run):
         raise BadBatch(f"{len(run) - view.stop} bytes behind a run")
     topic_bytes = _RUN.unpack_from(run, 8)[2]
-    body = run[RUN_HEADER_BYTES + topic_bytes :]
-    if run[9] == CODEC_ZSTD:
-        body = _decompress(body, decoded_bytes)
-    if len(body) != decoded_bytes:
-        raise BadBatch(f"a run's body has {len(body)} bytes, its header says {decoded_bytes}")
+    body = decompress(run[9], run[RUN_HEADER_BYTES + topic_bytes :], decoded_bytes)
     try:
         return _decode_body(body, view, first_seq, timestamp)
     except struct.error as error:
         raise BadBatch(f"a run's columns are cut off: {error}") from error
-
-
-def _decompress(body: bytes, decoded_bytes: int) -> bytes:
-    try:
-        # The frame's own idea of its size decides what gets allocated: hold it to the size that was bounded before.
-        if zstandard.frame_content_size(body) != decoded_bytes:
-            raise BadBatch("a run's zstd frame and its header differ about the decoded length")
-        return zstandard.ZstdDecompressor().decompress(body, allow_extra_data=False)
-    except zstandard.ZstdError as error:
-        raise BadBatch(f"a run's body does not decompress: {error}") from error
 
 
 def _decode_body(body: bytes, view: RunView, first_seq: int, timestamp: int) -> list[Message]:

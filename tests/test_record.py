@@ -10,14 +10,14 @@ import pytest
 import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lz4 import block as lz4_block
 
 from lanyinglog import codec
+from lanyinglog.compression import CODEC_LZ4, CODEC_NONE, CODEC_ZSTD, CODECS
 from lanyinglog.errors import BadBatch, BadTopic
 from lanyinglog.record import (
     BATCH_BYTES_MAX,
     BATCH_HEADER_BYTES,
-    CODEC_NONE,
-    CODEC_ZSTD,
     DECODED_BYTES_MAX,
     MESSAGES_MAX,
     RUN_HEADER_BYTES,
@@ -41,7 +41,7 @@ MESSAGES = st.lists(
     min_size=1,
     max_size=12,
 )
-RUNS = st.lists(st.tuples(TOPICS, MESSAGES, st.sampled_from([CODEC_NONE, CODEC_ZSTD])), min_size=1, max_size=5)
+RUNS = st.lists(st.tuples(TOPICS, MESSAGES, st.sampled_from(sorted(CODECS.values()))), min_size=1, max_size=5)
 
 
 def encode(runs: list[tuple[str, list[OutgoingMessage], int]], number: int = 1) -> bytes:
@@ -92,9 +92,10 @@ def test_an_empty_key_is_not_the_same_as_none() -> None:
     assert [message.key for message in decode_run(run, first_seq=1, timestamp=1)] == [b"", None]
 
 
-def test_zstd_makes_a_repetitive_run_smaller() -> None:
+@pytest.mark.parametrize("compression", [CODEC_LZ4, CODEC_ZSTD])
+def test_compression_makes_a_repetitive_run_smaller(compression: int) -> None:
     messages = [OutgoingMessage(b"a line of a log, " * 8)] * 100
-    assert len(encode_run("t", messages, compression=CODEC_ZSTD)) * 20 < len(encode_run("t", messages))
+    assert len(encode_run("t", messages, compression=compression)) * 20 < len(encode_run("t", messages))
 
 
 # -------------------------------------------------------------------------------------------------------------- damage
@@ -220,7 +221,7 @@ LYING_BATCHES = {
     "a body that unfolds too far": make_batch([make_run(b"\0", decoded_bytes=DECODED_BYTES_MAX + 1)]),
     "bodies that together unfold too far": make_batch([make_run(b"\0", decoded_bytes=DECODED_BYTES_MAX), ONE]),
     "an unknown kind of run": make_batch([make_run(body_of(b"x"), kind=2)]),
-    "an unknown codec": make_batch([make_run(body_of(b"x"), compression=2)]),
+    "an unknown codec": make_batch([make_run(body_of(b"x"), compression=3)]),
     "a topic longer than the run": make_batch([make_run(body_of(b"x"), topic_bytes=0xFFFF)]),
     "a topic cut off": make_batch([make_run(b"", topic_bytes=2)]),
     "an empty topic": make_batch([make_run(body_of(b"x"), topic=b"")]),
@@ -253,6 +254,11 @@ def zstd(body: bytes, *, write_content_size: bool = True) -> bytes:
     return zstandard.ZstdCompressor(write_content_size=write_content_size).compress(body)
 
 
+def lz4(body: bytes) -> bytes:
+    packed: bytes = lz4_block.compress(body, store_size=False)
+    return packed
+
+
 BODY = body_of(b"x" * 50)
 LYING_RUNS = {
     "no body": make_run(b""),
@@ -281,6 +287,17 @@ LYING_RUNS = {
     ),
     "zstd of nothing": make_run(zstd(b""), compression=CODEC_ZSTD, decoded_bytes=0),
     "zstd of another size": make_run(zstd(BODY), compression=CODEC_ZSTD, decoded_bytes=len(BODY) + 1),
+    "a body that is no lz4": make_run(BODY, compression=CODEC_LZ4),
+    "a torn lz4 block": make_run(lz4(BODY)[:-3], compression=CODEC_LZ4, decoded_bytes=len(BODY)),
+    "junk behind an lz4 block": make_run(lz4(BODY) + b"!", compression=CODEC_LZ4, decoded_bytes=len(BODY)),
+    "two lz4 blocks": make_run(lz4(BODY) * 2, compression=CODEC_LZ4, decoded_bytes=2 * len(BODY)),
+    "no lz4 block at all": make_run(b"", compression=CODEC_LZ4, decoded_bytes=0),
+    "an lz4 block of nothing": make_run(lz4(b""), compression=CODEC_LZ4, decoded_bytes=0),
+    "lz4 that is longer than it says": make_run(lz4(BODY), compression=CODEC_LZ4, decoded_bytes=len(BODY) - 1),
+    "lz4 that is shorter than it says": make_run(lz4(BODY), compression=CODEC_LZ4, decoded_bytes=len(BODY) + 1),
+    "lz4 that can't be as long as it says": make_run(lz4(BODY), compression=CODEC_LZ4, decoded_bytes=DECODED_BYTES_MAX),
+    "zstd that calls itself lz4": make_run(zstd(BODY), compression=CODEC_LZ4, decoded_bytes=len(BODY)),
+    "lz4 that calls itself zstd": make_run(lz4(BODY), compression=CODEC_ZSTD, decoded_bytes=len(BODY)),
     "a decompression bomb": make_run(
         zstd(bytes(DECODED_BYTES_MAX + 1)), compression=CODEC_ZSTD, decoded_bytes=DECODED_BYTES_MAX + 1
     ),
@@ -296,8 +313,9 @@ def test_a_run_that_lies_is_refused_though_its_checksum_fits(run: bytes) -> None
 def test_the_runs_that_lie_are_good_but_for_the_lie() -> None:
     good = make_run(body_of(b"x", columns=3, more=U32(1) + U32(5), tail=b"k\x81\xa1h\xa1v"))
     assert decode_run(good, first_seq=3, timestamp=9) == [Message(3, 9, "t", b"k", {"h": "v"}, b"x")]
-    packed = make_run(zstd(BODY), compression=CODEC_ZSTD, decoded_bytes=len(BODY))
-    assert decode_run(packed, first_seq=3, timestamp=9)[0].payload == b"x" * 50
+    for body, compression in ((zstd(BODY), CODEC_ZSTD), (lz4(BODY), CODEC_LZ4)):
+        packed = make_run(body, compression=compression, decoded_bytes=len(BODY))
+        assert decode_run(packed, first_seq=3, timestamp=9)[0].payload == b"x" * 50
 
 
 def test_a_bomb_is_refused_before_it_takes_memory() -> None:
@@ -310,6 +328,24 @@ def test_a_bomb_is_refused_before_it_takes_memory() -> None:
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:
         tracemalloc.stop()
+
+
+def test_an_lz4_block_that_claims_more_than_it_can_hold_takes_no_memory() -> None:
+    bomb = make_run(lz4(BODY), compression=CODEC_LZ4, decoded_bytes=DECODED_BYTES_MAX)
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadBatch, match="can't have"):
+            decode_run(bomb, first_seq=1, timestamp=1)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_the_best_that_lz4_can_do_is_believed() -> None:
+    payload = bytes(DECODED_BYTES_MAX - 5)
+    run = encode_columns("t", [payload], compression=CODEC_LZ4)
+    assert len(run) * 250 < len(payload)
+    assert decode_run(run, first_seq=1, timestamp=1)[0].payload == payload
 
 
 def test_a_bomb_of_lengths_is_refused_before_it_takes_memory() -> None:
@@ -362,7 +398,7 @@ def test_a_run_needs_a_topic_and_a_known_codec() -> None:
     with pytest.raises(BadTopic):
         encode_run("a.*", [OutgoingMessage(b"x")])
     with pytest.raises(BadBatch, match="codec"):
-        encode_run("a", [OutgoingMessage(b"x")], compression=2)
+        encode_run("a", [OutgoingMessage(b"x")], compression=3)
 
 
 BAD_HEADERS: dict[str, Mapping[str, str]] = {

@@ -40,6 +40,7 @@ def cells(_: Scale) -> Sequence[Cell]:
         _cell(LARGE),
         _cell(LINES),
         _cell(LINES, compression="zstd"),
+        _cell(LINES, compression="lz4"),
         _cell(SMALL, batch=1),
         _cell(SMALL, batch=100),
     ]

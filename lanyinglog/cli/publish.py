@@ -19,9 +19,10 @@ import click
 
 from lanyinglog.cli import output
 from lanyinglog.cli.options import Verb, format_option, option, server_option, timeout_option
+from lanyinglog.compression import CODECS
 from lanyinglog.config import Address
 from lanyinglog.errors import BadBatch
-from lanyinglog.record import BATCH_BYTES_MAX, CODECS, MESSAGES_MAX
+from lanyinglog.record import BATCH_BYTES_MAX, MESSAGES_MAX
 
 if TYPE_CHECKING:
     from lanyinglog.client.blocking import Client, Publisher

@@ -187,7 +187,8 @@ class Client:
 
         ``linger``: seconds that a batch which is not full waits for more. ``batch_bytes`` and
         ``batch_messages``: where it is full.
-        ``compression``: ``zstd`` or None. ``buffer_bytes``: what may wait to be sent; beyond it `Publisher.send` waits.
+        ``compression``: ``lz4``, ``zstd`` or None. ``buffer_bytes``: what may wait to be sent; beyond it
+        `Publisher.send` waits.
         ``timeout``: how long there may be no acknowledgement before it fails. ``on_ack`` is told of every batch.
         `BadRequest` for settings out of bounds.
         """

@@ -26,6 +26,7 @@ from typing import TypeVar
 
 from lanyinglog import record, service
 from lanyinglog.client.acks import Pending
+from lanyinglog.compression import CODEC_NONE
 from lanyinglog.errors import BadBatch, LanyingError
 from lanyinglog.topics import check_topic
 
@@ -122,6 +123,9 @@ class Outbox:
         """Like an `add` of each of ``payloads``, which may be more than a batch holds, with their ``lengths``
         (`checked_payloads`); ``pending`` waits for all."""
         run_bytes = RUN_BYTES + len(topic.encode())
+        size = sum(lengths) + len(payloads) * MESSAGE_BYTES + run_bytes
+        if 0 < len(payloads) <= self._batch_messages and size <= self._batch_bytes:
+            return self.add(Parcel(topic, payloads, lengths, None, None, pending, size))
         ends = list(accumulate(lengths))
 
         def size_through(i: int) -> int:
@@ -193,7 +197,7 @@ class Outbox:
                 self.messages += sum(one.count for one in rest)
                 self.bytes += sum(one.bytes for one in rest)
             return encode(first.parcels, self._compression)
-        if self._compression != record.CODEC_NONE:
+        if self._compression != CODEC_NONE:
             fitting = int(SHRINKS_AGAIN * draft.bytes / batch.bytes * self._batch_bytes)
             self._draft_bytes = min(max(fitting, self._batch_bytes), self._plain_bytes_max)
         return batch
@@ -285,7 +289,7 @@ def parcel_of(
     keys: list[bytes | None] | None = [key] if key is not None else None
     parcel = Parcel(topic, [payload], [len(payload)], keys, [headers] if headers else None, pending, size)
     if size > LARGE_BYTES:
-        encode([parcel], record.CODEC_NONE)  # near the limit: let the limit itself decide
+        encode([parcel], CODEC_NONE)  # near the limit: let the limit itself decide
     return parcel
 
 
@@ -298,7 +302,7 @@ def checked_payloads(topic: str, payloads: Sequence[bytes]) -> tuple[list[bytes]
     except TypeError:
         payloads = [_checked_bytes("payload", payload) for payload in payloads]
         lengths = list(map(len, payloads))
-    if max(lengths, default=0) > LARGE_BYTES:
+    if sum(lengths) > LARGE_BYTES:  # else none of them is
         for payload in payloads:
             if len(payload) > LARGE_BYTES:
                 parcel_of(topic, payload, None, None, None)
@@ -348,7 +352,7 @@ def _encode_run(parcels: Sequence[Parcel], compression: int) -> bytes:
         keys = _column([(parcel.keys, len(parcel.payloads)) for parcel in parcels])
         headers = _column([(parcel.headers, len(parcel.payloads)) for parcel in parcels])
     run = record.encode_columns(topic, payloads, keys, headers, lengths=lengths, compression=compression)
-    if compression == record.CODEC_NONE or len(run) <= sum(lengths):
+    if compression == CODEC_NONE or len(run) <= sum(lengths):
         return run
     # What does not shrink is sent as it is: the limit of a batch was checked against the plain size.
     return record.encode_columns(topic, payloads, keys, headers, lengths=lengths)

@@ -23,6 +23,7 @@ from lanyinglog.client.leader import Servers
 from lanyinglog.client.outbox import BATCH_BYTES_MAX, Batch, Outbox, checked_payloads, encode, parcel_of
 from lanyinglog.client.producer import WINDOW, Producer, Result
 from lanyinglog.client.pump import Pump
+from lanyinglog.compression import CODECS
 from lanyinglog.errors import BadRequest, LanyingError, NotSent, OutcomeUnknown
 from lanyinglog.topics import check_topic
 
@@ -52,7 +53,7 @@ class PublisherSettings:
     buffer_bytes: int = 8 << 20
     """Messages waiting to be sent (P8); beyond it senders wait."""
     compression: str | None = None
-    """``zstd`` or None: of each run in a batch."""
+    """``lz4``, ``zstd`` or None: of each run in a batch (`compression`)."""
     stop_at_failure: bool = True
 
     def __post_init__(self) -> None:
@@ -67,8 +68,8 @@ class PublisherSettings:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
                 raise BadRequest(f"{name} must be {low} to {high}, not {value!r}")
-        if self.compression is not None and self.compression not in record.CODECS:
-            raise BadRequest(f"compression must be None or one of {', '.join(record.CODECS)}, not {self.compression!r}")
+        if self.compression is not None and self.compression not in CODECS:
+            raise BadRequest(f"compression must be None or one of {', '.join(CODECS)}, not {self.compression!r}")
 
 
 class Publisher:
@@ -94,7 +95,7 @@ class Publisher:
         self._timeout = timeout
         self._on_ack = on_ack
         keep_freed_memory()
-        self._compression = record.CODECS[settings.compression or "none"]
+        self._compression = CODECS[settings.compression or "none"]
         self._outbox = Outbox(
             batch_bytes=settings.batch_bytes,
             batch_messages=settings.batch_messages,

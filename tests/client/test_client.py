@@ -126,7 +126,7 @@ def test_a_publish_behind_many_of_all_sizes_keeps_its_place(cluster: Loopback, b
     go(backend, main)
 
 
-@pytest.mark.parametrize("compression", [None, "zstd"])
+@pytest.mark.parametrize("compression", [None, "lz4", "zstd"])
 def test_a_publisher_batches_compresses_and_keeps_order(
     cluster: Loopback, backend: str, compression: str | None
 ) -> None:
@@ -143,7 +143,7 @@ def test_a_publisher_batches_compresses_and_keeps_order(
                 assert publisher.acknowledged == sum(acks) == len(lines)
             assert [message.payload for message in await read_all(client)] == lines
             size = sum(len(item.run) for _, item in cluster.log._items)
-            assert (size < 400_000) == (compression == "zstd")
+            assert (size < 400_000) == (compression is not None)
 
     go(backend, main)
 
@@ -560,7 +560,7 @@ def test_an_unknown_log_is_said_to_be_one(cluster: Loopback, backend: str) -> No
 
 
 BAD_SETTINGS: list[dict[str, Any]] = [
-    {"linger": -1}, {"linger": 61}, {"batch_bytes": 0}, {"batch_bytes": 1 << 20}, {"compression": "lz4"},
+    {"linger": -1}, {"linger": 61}, {"batch_bytes": 0}, {"batch_bytes": 1 << 20}, {"compression": "lzma"},
     {"batches_in_flight": 17}, {"buffer_bytes": 0}, {"linger": True}, {"linger": "1"},
 ]  # fmt: skip
 

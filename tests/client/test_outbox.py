@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from lanyinglog import record, service
 from lanyinglog.client.acks import Pending
 from lanyinglog.client.outbox import COMPANY_S, Batch, Outbox, checked_payloads, encode, parcel_of
+from lanyinglog.compression import CODEC_ZSTD
 from lanyinglog.errors import BadBatch, NotSent, OutcomeUnknown, TooManyTopics
 
 Sent = tuple[str, bytes, bytes | None, dict[str, str]]
@@ -162,7 +163,7 @@ def test_a_batch_that_is_not_full_lingers_unless_someone_hurries() -> None:
 
 def test_what_does_not_shrink_is_sent_as_it_is() -> None:
     noise = bytes(range(256)) * 2
-    batch = encode([parcel_of("t", noise, None, None, None)], record.CODEC_ZSTD)
+    batch = encode([parcel_of("t", noise, None, None, None)], CODEC_ZSTD)
     assert batch.bytes < len(noise) + 200
     assert messages_of(batch)[0][1] == noise
 
@@ -225,7 +226,7 @@ def taken(box: Outbox) -> list[Batch]:
 
 
 def test_what_shrinks_fills_batches_too():
-    box = outbox(512 << 10, 65_536, compression=record.CODEC_ZSTD, plain_bytes_max=2 << 20)
+    box = outbox(512 << 10, 65_536, compression=CODEC_ZSTD, plain_bytes_max=2 << 20)
     box.extend("t", *checked_payloads("t", TEXT))
     (first, *_) = taken(box)
     box.extend("t", *checked_payloads("t", TEXT))
@@ -235,7 +236,7 @@ def test_what_shrinks_fills_batches_too():
 
 
 def test_what_no_longer_shrinks_is_cut_up_and_nothing_is_lost_or_moved():
-    box = outbox(512 << 10, 65_536, compression=record.CODEC_ZSTD, plain_bytes_max=4 << 20)
+    box = outbox(512 << 10, 65_536, compression=CODEC_ZSTD, plain_bytes_max=4 << 20)
     box.extend("t", *checked_payloads("t", TEXT))
     taken(box)
     payloads = noise(5_000)  # 4 MB
@@ -250,7 +251,7 @@ def test_what_no_longer_shrinks_is_cut_up_and_nothing_is_lost_or_moved():
 
 
 def test_what_was_put_back_can_be_withdrawn():
-    box = outbox(512 << 10, 65_536, compression=record.CODEC_ZSTD, plain_bytes_max=4 << 20)
+    box = outbox(512 << 10, 65_536, compression=CODEC_ZSTD, plain_bytes_max=4 << 20)
     box.extend("t", *checked_payloads("t", TEXT))
     taken(box)
     waiter = Pending(5_000)

@@ -6,9 +6,9 @@ import string
 
 from hypothesis import strategies as st
 
+from lanyinglog.compression import CODEC_LZ4, CODEC_ZSTD, CODECS
 from lanyinglog.errors import NotLeader, Outcome
 from lanyinglog.record import (
-    CODEC_ZSTD,
     MESSAGES_MAX,
     OutgoingMessage,
     decode_run,
@@ -60,6 +60,7 @@ from lanyinglog.wire.messages import (
 RUNS = (
     encode_run("orders.eu", [OutgoingMessage(b"one", b"k", {"h": "v"}), OutgoingMessage(b"two")]),
     encode_run("orders.us", [OutgoingMessage(b"three" * 20)] * 3, compression=CODEC_ZSTD),
+    encode_run("orders.us", [OutgoingMessage(b"four" * 20)] * 3, compression=CODEC_LZ4),
 )
 BATCH = encode_batch(bytes(range(16)), 1, RUNS)
 
@@ -111,7 +112,7 @@ _runs = st.builds(
     ),
     st.text(string.ascii_lowercase, min_size=1, max_size=8),
     st.lists(st.binary(max_size=40), min_size=1, max_size=4),
-    st.sampled_from([0, CODEC_ZSTD]),
+    st.sampled_from(sorted(CODECS.values())),
 )
 _numbers = st.integers(1, U32_MAX)
 _plain = st.recursive(

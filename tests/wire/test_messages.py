@@ -252,7 +252,7 @@ def test_a_reply_whose_body_is_wrong_is_refused(case: tuple[type[Message], Any])
 
 
 # ---------------------------------------------------------------------------------------------------------------- push
-RUN2, RUN3 = (memoryview(run) for run in RUNS)  # of 2 and of 3 messages
+RUN2, RUN3, *_ = map(memoryview, RUNS)  # of 2 and of 3 messages
 GOOD_PUSHES = {
     "nothing matched": (4, 9, ()),
     "nothing at all": (4, 4, ()),
