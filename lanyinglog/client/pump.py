@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 import anyio
 
 from lanyinglog.client.leader import Servers
-from lanyinglog.client.link import Link, LinkLost
+from lanyinglog.client.link import SEND_BYTES, Link, LinkLost
 from lanyinglog.client.outbox import Batch, Outbox
 from lanyinglog.client.producer import Advice, Flight, Producer, Result
 from lanyinglog.client.timing import Backoff
@@ -26,6 +26,30 @@ from lanyinglog.wire.messages import Acked, Error, Ping, Publish
 
 DRAIN_S = 0.1
 """After "not the leader" the answers to the other batches are awaited so long: then fewer are unknown."""
+
+
+class _Slot:
+    """Room for one publish and its request id: it is empty again when all of that has been sent."""
+
+    def __init__(self) -> None:
+        self._content: tuple[Publish, int] | None = None
+        self._changed = anyio.Event()
+
+    def put(self, content: tuple[Publish, int] | None) -> None:
+        self._content = content
+        self._changed.set()
+        self._changed = anyio.Event()
+
+    async def empty(self) -> None:
+        """Returns when it is."""
+        while self._content is not None:
+            await self._changed.wait()
+
+    async def filled(self) -> tuple[Publish, int]:
+        """What is in it, as soon as there is something."""
+        while self._content is None:
+            await self._changed.wait()
+        return self._content
 
 
 class Pump:
@@ -41,8 +65,9 @@ class Pump:
         self._settled = settled
         self._backoff = Backoff(servers.timing)
         self._work = anyio.Event()
-        self._answered = anyio.Event()
+        self._progress = anyio.Event()
         self._flights: dict[int, Flight[Batch]] = {}  # request id -> what its answer is about
+        self._large = _Slot()
         self._leaving = False
         self._ping_due = False
         self._pause_s = 0.0
@@ -63,16 +88,19 @@ class Pump:
         self._work.set()
 
     async def wait_progress(self) -> None:
-        """Returns when the next answers have come."""
-        await self._answered.wait()
+        """Returns when the next answers have come, or a batch has left the outbox."""
+        await self._progress.wait()
 
     def deliver(self) -> None:
         """Hand on what the pipeline has settled."""
         for batch, result in self._producer.take_settled():
             batch.settle(result)
             self._settled(batch, result)
-        self._answered.set()
-        self._answered = anyio.Event()
+        self._tell_progress()
+
+    def _tell_progress(self) -> None:
+        self._progress.set()
+        self._progress = anyio.Event()
 
     def give_up(self, reason: str) -> None:
         """Settle everything: unknown if it may be stored, else definite."""
@@ -100,9 +128,10 @@ class Pump:
         self._flights.clear()
         self._leaving = self._ping_due = False
         self._pause_s = 0.0
+        self._large = _Slot()
         try:
             async with anyio.create_task_group() as tasks:
-                for work in (self._send, self._receive, self._watch):
+                for work in (self._send, self._write, self._receive, self._watch):
                     tasks.start_soon(self._until_lost, work, link, tasks.cancel_scope)
         finally:
             self._servers.doubt(link.address)
@@ -112,7 +141,7 @@ class Pump:
     async def _until_lost(
         self, work: Callable[[Link], Awaitable[None]], link: Link, connection: anyio.CancelScope
     ) -> None:
-        """One of the three tasks of a connection; whichever ends first ends the others."""
+        """One of the tasks of a connection; whichever ends first ends the others."""
         try:
             await work(link)
         except LinkLost as error:
@@ -138,6 +167,7 @@ class Pump:
                 self._pause_s = 0.0
             if self._ping_due:
                 self._ping_due = False
+                await self._large.empty()
                 await link.send(Ping(), link.new_request())
             flight = self._next_flight(may_take=self._ready_in() == 0.0)
             if flight is None:
@@ -145,8 +175,19 @@ class Pump:
                 continue
             request = link.new_request()
             self._flights[request] = flight
-            await link.send(Publish(flight.encoded, self._servers.log), request)
+            publish = Publish(flight.encoded, self._servers.log)
+            await self._large.empty()
+            if len(flight.encoded) <= SEND_BYTES:
+                await link.send(publish, request)
+            else:
+                self._large.put((publish, request))
         await anyio.sleep(DRAIN_S)
+
+    async def _write(self, link: Link) -> None:
+        """Send what takes a while, so that meanwhile the next batch is encoded."""
+        while True:
+            await link.send(*await self._large.filled())
+            self._large.put(None)
 
     def _ready_in(self) -> float | None:
         """Seconds until there is a batch that the pipeline has room for; None if that takes something else."""
@@ -157,6 +198,7 @@ class Pump:
     def _next_flight(self, *, may_take: bool) -> Flight[Batch] | None:
         if may_take and (batch := self._outbox.take()) is not None:
             self._producer.push(batch)
+            self._tell_progress()
         owed = self._producer.awaits_answer
         flight = self._producer.next_send()
         if flight is not None and not owed:
