@@ -21,6 +21,10 @@ RECEIVE_BYTES = 1 << 18
 """Read at a time: a full push in few reads."""
 SEND_BYTES = 1 << 16
 """Sent at a time: each piece that the node's side takes is a sign of life, however slow the network is."""
+SEND_BYTES_MAX = 1 << 19
+"""The same where pieces go quickly: each costs a turn of the event loop."""
+QUICK_S = 0.05
+"""A piece that went in so long may be followed by one of twice the size."""
 
 
 class LinkLost(Exception):
@@ -38,6 +42,7 @@ class Link:
         self._stream = stream
         self._protocol = Connection(Role.CLIENT)
         self._last_request = 0
+        self._piece_bytes = SEND_BYTES
         self._half_sent = False
         self._ended: str | None = None  # why nothing may be sent any more
         self._greeted = False
@@ -86,13 +91,19 @@ class Link:
             if len(frame) <= SEND_BYTES:
                 await self._stream.send(frame)
             else:
-                view = memoryview(frame)
-                for at in range(0, len(frame), SEND_BYTES):
-                    await self._stream.send(bytes(view[at : at + SEND_BYTES]))
-                    self.heard_at = anyio.current_time()
+                await self._send_in_pieces(memoryview(frame))
         except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError) as error:
             raise LinkLost(f"the connection to {self.address} broke: {error}") from error
         self._half_sent = False
+
+    async def _send_in_pieces(self, rest: memoryview) -> None:
+        while rest:
+            began = anyio.current_time()
+            await self._stream.send(bytes(rest[: self._piece_bytes]))
+            rest = rest[self._piece_bytes :]
+            self.heard_at = anyio.current_time()
+            quick = self.heard_at - began <= QUICK_S
+            self._piece_bytes = min(2 * self._piece_bytes, SEND_BYTES_MAX) if quick else SEND_BYTES
 
     async def receive(self) -> list[Received]:
         """Waits for bytes; the messages they complete, maybe none. Cancelling it loses nothing."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 import anyio
+import anyio.lowlevel
 
 from lanyinglog.client.leader import Servers
 from lanyinglog.client.link import SEND_BYTES, Link, LinkLost
@@ -181,6 +182,7 @@ class Pump:
                 await link.send(publish, request)
             else:
                 self._large.put((publish, request))
+                await anyio.lowlevel.checkpoint()  # it begins to leave before the next is made
         await anyio.sleep(DRAIN_S)
 
     async def _write(self, link: Link) -> None:

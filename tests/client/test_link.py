@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+import trio
 
-from lanyinglog.client.link import Link, LinkLost
+from lanyinglog.client.link import SEND_BYTES, SEND_BYTES_MAX, Link, LinkLost
 from lanyinglog.config import Address
 from lanyinglog.errors import Busy
 from lanyinglog.wire.connection import Connection, Role
@@ -40,3 +41,47 @@ async def test_who_sends_behind_the_end_hears_that_the_link_is_lost(last: bytes 
         await link.receive()
     with pytest.raises(LinkLost):
         await link.send(Ping(), 1)
+
+
+class Slow(Script):
+    """The same, which takes a second for each piece in ``slow``, and no time for others."""
+
+    def __init__(self, *pieces: bytes, slow: frozenset[int] = frozenset()) -> None:
+        super().__init__(*pieces)
+        self.taken: list[bytes] = []
+        self._slow = slow
+
+    async def send(self, item: bytes) -> None:
+        if len(self.taken) in self._slow:
+            await trio.sleep(1)
+        self.taken.append(item)
+
+
+async def sent(link: Link, stream: Slow) -> list[int]:
+    """The sizes of the pieces in which 2 MiB leave, and nothing of it is lost."""
+    before = len(stream.taken)
+    frame = bytes(range(256)) * (8 << 10)
+    await link._send_bytes(frame)
+    assert b"".join(stream.taken[before:]) == frame
+    return [len(piece) for piece in stream.taken[before:]]
+
+
+async def test_pieces_grow_while_they_go_quickly_and_are_small_again_when_one_does_not(autojump_clock: None) -> None:
+    quick = Slow()
+    link = Link(Address("127.0.0.1", 1), quick)  # type: ignore[arg-type]
+    assert await sent(link, quick) == [SEND_BYTES << place for place in (0, 1, 2, 3, 3, 3)] + [SEND_BYTES]
+    assert (await sent(link, quick))[0] == SEND_BYTES_MAX
+    slow = Slow(slow=frozenset({2, 3}))
+    link = Link(Address("127.0.0.1", 1), slow)  # type: ignore[arg-type]
+    assert (await sent(link, slow))[:6] == [SEND_BYTES << place for place in (0, 1, 2, 0, 0, 1)]
+
+
+async def test_each_piece_that_went_is_a_sign_of_life(autojump_clock: None) -> None:
+    stream = Slow(slow=frozenset(range(100)))
+    link = Link(Address("127.0.0.1", 1), stream)  # type: ignore[arg-type]
+    began = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(sent, link, stream)
+        await trio.sleep(5.5)
+        assert link.heard_at - began == pytest.approx(5)
+        nursery.cancel_scope.cancel()
