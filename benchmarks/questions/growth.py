@@ -1,4 +1,8 @@
-"""Whether anything gets slower as the log grows: publish, tail, replay from the middle, restart, memory."""
+"""Whether anything gets slower as the log grows: publish, tail, replay from the middle, restart, memory.
+
+A disk may get slower by itself when much was written to it in the last minutes, and most is written for the largest
+log. So its limit is measured beside each publish, by three bare files in the place where the nodes have theirs.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from benchmarks.questions.throughput import rates
 from benchmarks.samples import latency_metrics
 from benchmarks.schedule import Schedule
 from benchmarks.system import Cluster, Load
+from benchmarks.systems.raw import RawFiles
 
 REPLAYED = 200_000
 
@@ -18,11 +23,14 @@ def _cell(size: int, grown: int) -> Cell:
     def measure(cluster: Cluster, scale: Scale) -> Metrics:
         pool = scale.pool(SMALL)
         cluster.publish(Load(pool, count=size - grown))
-        published = cluster.publish(Load(pool, seconds=scale.pick(4.0, 0.5)))
+        seconds = scale.pick(4.0, 0.5)
+        limit = rates(RawFiles(cluster.place).publish(Load(pool, seconds=seconds)))["messages/s"]
+        publish = rates(cluster.publish(Load(pool, seconds=seconds)))["messages/s"]
         tail = latency_metrics(cluster.tail(Schedule.lasting(scale.pick(8.0, 1.0), rate=1_000), 128))
         replayed = min(REPLAYED, size // 2)
         return {
-            "messages/s": rates(published)["messages/s"],
+            "messages/s": publish,
+            "% of the disk's limit": 100 * publish / limit,
             "tail p50 ms": tail["p50 ms"],
             "tail p99 ms": tail["p99 ms"],
             "replay from the middle messages/s": replayed / cluster.replay(replayed, behind=size // 2),

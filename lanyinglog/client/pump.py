@@ -66,7 +66,7 @@ class Pump:
         self._settled = settled
         self._backoff = Backoff(servers.timing)
         self._work = anyio.Event()
-        self._progress = anyio.Event()
+        self._progress: anyio.Event | None = None  # if somebody waits for some
         self._flights: dict[int, Flight[Batch]] = {}  # request id -> what its answer is about
         self._large = _Slot()
         self._leaving = False
@@ -90,6 +90,8 @@ class Pump:
 
     async def wait_progress(self) -> None:
         """Returns when the next answers have come, or a batch has left the outbox."""
+        if self._progress is None:
+            self._progress = anyio.Event()
         await self._progress.wait()
 
     def deliver(self) -> None:
@@ -100,8 +102,9 @@ class Pump:
         self._tell_progress()
 
     def _tell_progress(self) -> None:
-        self._progress.set()
-        self._progress = anyio.Event()
+        if self._progress is not None:
+            self._progress.set()
+            self._progress = None
 
     def give_up(self, reason: str) -> None:
         """Settle everything: unknown if it may be stored, else definite."""
@@ -170,14 +173,18 @@ class Pump:
                 self._ping_due = False
                 await self._large.empty()
                 await link.send(Ping(), link.new_request())
-            flight = self._next_flight(may_take=self._ready_in() == 0.0)
+            if self._ready_in() == 0.0:
+                self._take_batch()
+            await self._large.empty()
+            if self._leaving or self._pause_s:
+                continue
+            flight = self._next_flight()
             if flight is None:
                 await self._sleep_until_work(self._ready_in)
                 continue
             request = link.new_request()
             self._flights[request] = flight
             publish = Publish(flight.encoded, self._servers.log)
-            await self._large.empty()
             if len(flight.encoded) <= SEND_BYTES:
                 await link.send(publish, request)
             else:
@@ -197,10 +204,14 @@ class Pump:
             return None
         return self._outbox.ready_in(hurry=self.hurry > 0, company=self._producer.awaits_answer)
 
-    def _next_flight(self, *, may_take: bool) -> Flight[Batch] | None:
-        if may_take and (batch := self._outbox.take()) is not None:
+    def _take_batch(self) -> None:
+        """Have the next batch encoded. It may still be withdrawn: it gets its number when it is its turn."""
+        batch = self._outbox.take()
+        if batch is not None:
             self._producer.push(batch)
             self._tell_progress()
+
+    def _next_flight(self) -> Flight[Batch] | None:
         owed = self._producer.awaits_answer
         flight = self._producer.next_send()
         if flight is not None and not owed:

@@ -14,6 +14,7 @@ from lanyinglog.client.leader import Servers
 from lanyinglog.client.link import SEND_BYTES, Link
 from lanyinglog.client.publisher import Publisher, PublisherSettings
 from lanyinglog.config import Address
+from lanyinglog.errors import NotSent, OutcomeUnknown
 from lanyinglog.service import Ack
 from lanyinglog.wire.connection import Received
 from lanyinglog.wire.messages import Acked, Message, Publish
@@ -135,5 +136,23 @@ def test_small_and_large_batches_leave_in_order_one_at_a_time(backend: str, size
                 await publisher.flush()
         assert [len(publish.batch) > SEND_BYTES for publish in link.sent] == [size > 1 for size in sizes]
         assert [ack.first_seq for ack in acks] == list(range(1, len(sizes) + 1))
+
+    go(backend, main)
+
+
+def test_what_was_made_and_did_not_begin_to_leave_is_known_not_to_be_stored(backend: str) -> None:
+    async def main() -> None:
+        link = SlowLink(answers=False)
+        async with anyio.create_task_group() as tasks:
+            publisher = Publisher(OneServer(link), tasks, PublisherSettings(batch_bytes=1), timeout=60)
+            await publisher.__aenter__()
+            first, *others = [await publisher.send("t", LARGE) for _ in range(3)]
+            await settled(lambda: publisher._outbox.messages == 1)
+            await publisher.aclose()
+        with pytest.raises(OutcomeUnknown):  # half of it may have arrived, or all
+            await first
+        for pending in others:
+            with pytest.raises(NotSent):
+                await pending
 
     go(backend, main)
