@@ -25,7 +25,7 @@ CODEC_ZSTD = 1
 CODEC_LZ4 = 2
 CODECS = {"none": CODEC_NONE, "zstd": CODEC_ZSTD, "lz4": CODEC_LZ4}
 """What a user calls them -> their numbers in a run."""
-KNOWN = frozenset(CODECS.values())
+CODEC_NUMBERS = frozenset(CODECS.values())
 
 
 class _Compressors(threading.local):
@@ -52,12 +52,15 @@ def compress(codec: int, body: bytes) -> bytes:
 
 def decompress(codec: int, body: bytes, decoded_bytes: int) -> bytes:
     """What `compress` was given, which has ``decoded_bytes``: no more than that is ever allocated. `BadBatch` for what
-    is damaged, or not as long as that."""
-    plain = body
-    if codec == CODEC_ZSTD:
+    is damaged, not as long as that, or in an unknown codec."""
+    if codec == CODEC_NONE:
+        plain = body
+    elif codec == CODEC_ZSTD:
         plain = _unzstd(body, decoded_bytes)
     elif codec == CODEC_LZ4:
         plain = _unlz4(body, decoded_bytes)
+    else:
+        raise BadBatch(f"unknown codec {codec}")
     if len(plain) != decoded_bytes:
         raise BadBatch(f"a run's body has {len(plain)} bytes, its header says {decoded_bytes}")
     return plain

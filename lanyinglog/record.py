@@ -54,7 +54,7 @@ from typing import NamedTuple
 import google_crc32c
 
 from lanyinglog import codec
-from lanyinglog.compression import CODEC_NONE, KNOWN, compress, decompress
+from lanyinglog.compression import CODEC_NONE, CODEC_NUMBERS, compress, decompress
 from lanyinglog.errors import BadBatch, LanyingError, ProtocolError
 from lanyinglog.topics import check_topic
 
@@ -271,7 +271,7 @@ def _parse_run(encoded: bytes, at: int) -> tuple[RunView, int]:
         raise BadBatch(f"a run of {length} bytes does not fit its batch")
     if crc32c(encoded[at + 8 : stop]) != crc:
         raise BadBatch("a run fails its CRC32C")
-    if kind != _KIND_RUN or run_codec not in KNOWN:
+    if kind != _KIND_RUN or run_codec not in CODEC_NUMBERS:
         raise BadBatch(f"a run of unknown kind {kind} or codec {run_codec}")
     if not 1 <= count <= MESSAGES_MAX or decoded_bytes > DECODED_BYTES_MAX:
         raise BadBatch(f"a run of {count} messages and {decoded_bytes} decoded bytes")

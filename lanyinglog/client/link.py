@@ -21,8 +21,9 @@ RECEIVE_BYTES = 1 << 18
 """Read at a time: a full push in few reads."""
 SEND_BYTES = 1 << 16
 """Sent at a time: each piece that the node's side takes is a sign of life, however slow the network is."""
-SEND_BYTES_MAX = 1 << 19
-"""The same where pieces go quickly: each costs a turn of the event loop."""
+SEND_BYTES_MAX = 1 << 18
+"""The same where pieces go quickly: each costs a turn of the event loop. The system's buffer swallows the first ones of
+a slow network as well, so this is what such a network must take in `Timing.silence_s`."""
 QUICK_S = 0.05
 """A piece that went in so long may be followed by one of twice the size."""
 

@@ -124,7 +124,7 @@ class Outbox:
         (`checked_payloads`); ``pending`` waits for all."""
         run_bytes = RUN_BYTES + len(topic.encode())
         size = sum(lengths) + len(payloads) * MESSAGE_BYTES + run_bytes
-        if 0 < len(payloads) <= self._batch_messages and size <= self._batch_bytes:
+        if 0 < len(payloads) <= self._batch_messages and size <= self._batch_bytes:  # there is nothing to cut up
             return self.add(Parcel(topic, payloads, lengths, None, None, pending, size))
         ends = list(accumulate(lengths))
 
@@ -302,7 +302,7 @@ def checked_payloads(topic: str, payloads: Sequence[bytes]) -> tuple[list[bytes]
     except TypeError:
         payloads = [_checked_bytes("payload", payload) for payload in payloads]
         lengths = list(map(len, payloads))
-    if sum(lengths) > LARGE_BYTES:  # else none of them is
+    if sum(lengths) > LARGE_BYTES and max(lengths) > LARGE_BYTES:  # most lists are less in all, which is quicker told
         for payload in payloads:
             if len(payload) > LARGE_BYTES:
                 parcel_of(topic, payload, None, None, None)

@@ -169,15 +169,14 @@ class Pump:
             if self._pause_s:
                 await anyio.sleep(self._pause_s)
                 self._pause_s = 0.0
-            if self._ping_due:
-                self._ping_due = False
-                await self._large.empty()
-                await link.send(Ping(), link.new_request())
             if self._ready_in() == 0.0:
                 self._take_batch()
             await self._large.empty()
             if self._leaving or self._pause_s:
                 continue
+            if self._ping_due:
+                self._ping_due = False
+                await link.send(Ping(), link.new_request())
             flight = self._next_flight()
             if flight is None:
                 await self._sleep_until_work(self._ready_in)

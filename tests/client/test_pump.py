@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, cast
 
@@ -80,22 +82,26 @@ async def settled(condition: Any) -> None:
         await anyio.lowlevel.checkpoint()
 
 
+@asynccontextmanager
+async def publishing(link: SlowLink, **settings: Any) -> AsyncIterator[Publisher]:
+    """A publisher with each message a batch; at the end it is stopped, whatever is settled."""
+    async with anyio.create_task_group() as tasks:
+        on_ack = settings.pop("on_ack", None)
+        chosen = PublisherSettings(batch_bytes=1, **settings)
+        async with Publisher(OneServer(link), tasks, chosen, timeout=60, on_ack=on_ack) as publisher:
+            yield publisher
+            tasks.cancel_scope.cancel()
+
+
 @pytest.mark.parametrize("size", [1, len(LARGE)])
 def test_who_waits_for_room_goes_on_when_a_batch_has_left_answered_or_not(backend: str, size: int) -> None:
     async def main() -> None:
         link = SlowLink(answers=False)
-        settings = PublisherSettings(batch_bytes=1, buffer_bytes=size)  # each message a batch, and one fills the queue
-        async with anyio.create_task_group() as tasks:
-            publisher = Publisher(OneServer(link), tasks, settings, timeout=60)
-            try:
-                async with publisher:
-                    for _ in range(8):
-                        await publisher.send("t", LARGE[:size])
-                        link.allowed.release()
-                    await settled(lambda: len(link.sent) == 8)
-                    tasks.cancel_scope.cancel()
-            finally:
-                assert len(link.sent) == 8
+        async with publishing(link, buffer_bytes=size) as publisher:  # one message fills the queue
+            for _ in range(8):
+                await publisher.send("t", LARGE[:size])
+                link.allowed.release()
+            await settled(lambda: len(link.sent) == 8)
 
     go(backend, main)
 
@@ -103,18 +109,15 @@ def test_who_waits_for_room_goes_on_when_a_batch_has_left_answered_or_not(backen
 def test_while_a_large_batch_is_being_sent_the_next_is_made_and_no_more(backend: str) -> None:
     async def main() -> None:
         link = SlowLink(answers=False)
-        async with anyio.create_task_group() as tasks:
-            publisher = Publisher(OneServer(link), tasks, PublisherSettings(batch_bytes=1), timeout=60)
-            async with publisher:
-                for _ in range(5):
-                    await publisher.send("t", LARGE)
-                await settled(lambda: publisher._outbox.messages == 3)  # one is on its way, one waits behind it
-                for _ in range(20):
-                    await anyio.lowlevel.checkpoint()
-                assert (len(link.begun), publisher._outbox.messages) == (1, 3)
-                link.allowed.release()
-                await settled(lambda: (len(link.begun), publisher._outbox.messages) == (2, 2))
-                tasks.cancel_scope.cancel()
+        async with publishing(link) as publisher:
+            for _ in range(5):
+                await publisher.send("t", LARGE)
+            await settled(lambda: publisher._outbox.messages == 3)  # one is on its way, one waits behind it
+            for _ in range(20):
+                await anyio.lowlevel.checkpoint()
+            assert (len(link.begun), publisher._outbox.messages) == (1, 3)
+            link.allowed.release()
+            await settled(lambda: (len(link.begun), publisher._outbox.messages) == (2, 2))
 
     go(backend, main)
 
@@ -124,16 +127,11 @@ def test_small_and_large_batches_leave_in_order_one_at_a_time(backend: str, size
     async def main() -> None:
         link = SlowLink(answers=True)
         acks: list[Ack] = []
-        async with anyio.create_task_group() as tasks:
-            publisher = Publisher(
-                OneServer(link), tasks, PublisherSettings(batch_bytes=1), timeout=60, on_ack=acks.append
-            )
-            async with publisher:
-                for size in sizes:
-                    await publisher.send("t", LARGE[:size])
-                for _ in sizes:
-                    link.allowed.release()
-                await publisher.flush()
+        async with publishing(link, on_ack=acks.append) as publisher:
+            for size in sizes:
+                await publisher.send("t", LARGE[:size])
+                link.allowed.release()
+            await publisher.flush()
         assert [len(publish.batch) > SEND_BYTES for publish in link.sent] == [size > 1 for size in sizes]
         assert [ack.first_seq for ack in acks] == list(range(1, len(sizes) + 1))
 
@@ -143,12 +141,9 @@ def test_small_and_large_batches_leave_in_order_one_at_a_time(backend: str, size
 def test_what_was_made_and_did_not_begin_to_leave_is_known_not_to_be_stored(backend: str) -> None:
     async def main() -> None:
         link = SlowLink(answers=False)
-        async with anyio.create_task_group() as tasks:
-            publisher = Publisher(OneServer(link), tasks, PublisherSettings(batch_bytes=1), timeout=60)
-            await publisher.__aenter__()
+        async with publishing(link) as publisher:
             first, *others = [await publisher.send("t", LARGE) for _ in range(3)]
             await settled(lambda: publisher._outbox.messages == 1)
-            await publisher.aclose()
         with pytest.raises(OutcomeUnknown):  # half of it may have arrived, or all
             await first
         for pending in others:
