@@ -3,8 +3,9 @@
 Whoever brings something turns the core at once, in the task that brought it: a link when it has handed over all that
 one read gave (`heard`), a session that submitted a batch, the disk when a write has ended. The loop's own task does it
 when a timer is due or someone called `wake`. For each hand-over to another task costs a pass of the scheduler, and a
-lone publish is made of hand-overs. A write runs in a thread (`writer`); meanwhile the core goes on turning: it sends
-appends, takes answers, and holds back what the sync must precede.
+lone publish is made of hand-overs. So a write that is likely to be quick is made then and there (`writer`). Any other
+runs in a thread; meanwhile the core goes on turning: it sends appends, takes answers, and holds back what the sync must
+precede.
 
 What makes going on unsafe is raised by `run`, wherever it came up: after that nothing is turned any more.
 
@@ -30,7 +31,7 @@ from lanyinglog.machine.members import Members
 from lanyinglog.raft.messages import Append, PeerMessage
 from lanyinglog.raft.repair import News
 from lanyinglog.store.log_store import LogStore, Writes
-from lanyinglog.writer import Writer, WriterThread
+from lanyinglog.writer import DiskWriter, Writer
 
 STORAGE_RETRY_S = 0.5
 UNWRITTEN_BYTES_MAX = 32 << 20
@@ -78,7 +79,7 @@ class CommitLoop:
         self._turned = trio.lowlevel.ParkingLot()
         self._seen = (0, True)
         self._leader: tuple[int, str | None] = (0, None)
-        self._writer: Writer = WriterThread(store.write) if writer is None else writer
+        self._writer: Writer = DiskWriter(store.write) if writer is None else writer
         self._under_way: Writes | None = None  # taken and not known to be on disk
         self._writing = False
         self._write_began = 0.0
@@ -99,7 +100,7 @@ class CommitLoop:
     def heard(self) -> None:
         """All messages that came together have been taken: write what they brought, and turn."""
         if self.core.replica.journal.unwritten_bytes <= WRITTEN_FIRST_BYTES_MAX:
-            self._begin_due_write()
+            self._write()
         self.turn()
 
     def peer_link_changed(self, peer: str, up: bool) -> None:
@@ -123,10 +124,11 @@ class CommitLoop:
             return
         try:
             self._turn(due)
+            while self._write():
+                self._turn(False)
         except Exception as error:
             self._fail(error)
             return
-        self._begin_due_write()
         deadline = self._next_deadline()
         if deadline < self._patience.deadline:
             self._patience.deadline = deadline
@@ -215,53 +217,64 @@ class CommitLoop:
             self._moved.unpark_all()
 
     # -------------------------------------------------------------------------------------------------- writing
-    def _begin_due_write(self) -> None:
-        """If none is under way: what waits to be written, what found no room before, or, while the disk is full,
-        nothing at all, for only a write tells when there is room again."""
+    def _write(self) -> bool:
+        """Begin a write if none is under way: of what waits to be written, of what found no room before, or, while the
+        disk is full, of nothing at all, for only a write tells when there is room again. Whether it has ended already,
+        so that there may be something to do for a turn."""
         if self._writing or not self._may_go_on:
-            return
+            return False
         now = trio.current_time()
         try:
             if self._under_way is None:
                 if not self.core.wants_write and not (self.core.storage_full and now >= self._retry_at):
-                    return
+                    return False
                 self._under_way = self.core.begin_write()
             elif now < self._retry_at:
-                return
+                return False
         except Exception as error:
             self._fail(error)
-            return
+            return False
         self._write_began = now
+        try:
+            if self._writer.write_at_once(self._under_way):
+                return self._end_write(None)
+        except Exception as error:
+            return self._end_write(error)
         self._write_ended = trio.Event()
         try:
-            self._writer.begin(self._under_way, self._end_write)
+            self._writer.begin(self._under_way, self._write_has_ended)
         except Exception as error:  # no thread to be had
             self._fail(error)
         else:
             self._writing = True
+        return False
 
-    def _end_write(self, error: BaseException | None) -> None:
-        """The write that was begun has ended."""
+    def _write_has_ended(self, error: BaseException | None) -> None:
+        """The write that was begun has ended; now may be any time."""
         self._writing = False
         self._write_ended.set()
+        if self._end_write(error):
+            self.turn()
+
+    def _end_write(self, error: BaseException | None) -> bool:
+        """A write has ended: count it. Whether there may be something to do for a turn."""
         if isinstance(error, StorageFull):
             self._note_room(False, error.message)
             self.wake()
-            return
+            return False
         if error is not None:
             self._fail(error)
-            return
+            return False
         try:
             self._written()
         except Exception as failure:
             self._fail(failure)
-            return
+            return False
         self._wrote(trio.current_time() - self._write_began)
         if self.core.installed:
             self.installing = True
             self.wake()
-        else:
-            self.turn()
+        return not self.installing
 
     def _written(self) -> None:
         """What is under way is on disk."""

@@ -236,7 +236,8 @@ class HostedLog:
             seq = await self._read_history(partial(self._history.seq_at_time, timestamp), self.last_seq)
         if seq is None:
             seq = self._core.tail.first_seq
-        return self.last_seq + 1 if seq is None else seq
+        # What is trimmed can still be in the store: each node removes it in its own time.
+        return self.last_seq + 1 if seq is None else max(seq, self.first_seq)
 
     async def set_retention(self, changes: Mapping[str, int | None]) -> None:
         ticket = self._core.configure(changes, trio.current_time())

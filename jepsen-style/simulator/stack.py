@@ -39,6 +39,7 @@ from lanyinglog.session.hub import Hub
 from lanyinglog.store.log_store import Writes
 from lanyinglog.wire.frames import FrameDecoder
 from lanyinglog.wire.messages import FRAME_BYTES_MAX, Acked, Publish, from_frame, to_frame
+from lanyinglog.writer import is_small
 from simulator.history import Violation
 from simulator.node import Node, ProcessDied
 from simulator.schedule import Schedule
@@ -209,13 +210,31 @@ class StoreDoor:
         node.disk.finish()
         node.world.note("written", ("node", node.name), *node.parts(writes))
 
+    def write_now(self, writes: Writes) -> None:
+        """The same in no time."""
+        node = self._node
+        if node.life != self._life:
+            raise StoreError("the process is gone")
+        node.disk.begin(writes)
+        node.disk.finish()
+        node.world.note("written", ("node", node.name), *node.parts(writes))
+
 
 class SlowWriter:
-    """The thread that writes, as a task."""
+    """The thread that writes, as a task. In some lives of a node its disk is quick, and most small writes are made in
+    its loop: no life is like another, and what decides draws from a source of its own."""
 
-    def __init__(self, nursery: trio.Nursery, door: StoreDoor) -> None:
+    def __init__(self, nursery: trio.Nursery, door: StoreDoor, source: random.Random) -> None:
         self._nursery = nursery
         self._door = door
+        self._source = source
+        self._at_once = source.choice([0.0, 0.5, 0.95])
+
+    def write_at_once(self, writes: Writes) -> bool:
+        if self._source.random() >= self._at_once or not is_small(writes):
+            return False
+        self._door.write_now(writes)
+        return True
 
     def begin(self, writes: Writes, ended: Callable[[BaseException | None], None]) -> None:
         self._nursery.start_soon(self._write, writes, ended)
@@ -245,7 +264,7 @@ class StackNode(Node):
         self.loop = CommitLoop(
             core=self.core,
             store=door,  # type: ignore[arg-type]
-            writer=SlowWriter(self.nursery, door),
+            writer=SlowWriter(self.nursery, door, random.Random(f"{self.world.plan.seed} {self.name} {self.life}")),
             send=self._send,
             wall_ns=lambda: self.clock.wall_ns(self.world.schedule.now),
             renew=self._renew,

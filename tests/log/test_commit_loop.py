@@ -51,10 +51,24 @@ class GatedStore(MemoryStore):
         super().write(writes)
 
 
+class WriterAtOnce:
+    """Writes all in the event loop."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
+
+    def write_at_once(self, writes: Writes) -> bool:
+        self._store.write(writes)
+        return True
+
+    def begin(self, writes: Writes, ended: Callable[[BaseException | None], None]) -> None:
+        raise AssertionError("all is written at once")
+
+
 class Log:
     """A loop on a node of its own, and what its store does."""
 
-    def __init__(self, limits: BatcherLimits) -> None:
+    def __init__(self, limits: BatcherLimits, *, at_once: bool) -> None:
         self.store = GatedStore()
         core = LogCore(
             limits=limits,
@@ -65,7 +79,8 @@ class Log:
             uniform=lambda low, high: low,
             now=trio.current_time(),
         )
-        self.loop = CommitLoop(core=core, store=self.store, send=lambda to, message: None)
+        writer = WriterAtOnce(self.store) if at_once else None
+        self.loop = CommitLoop(core=core, store=self.store, send=lambda to, message: None, writer=writer)
         self.producer = 0
 
     def submit(self) -> Ticket:
@@ -88,8 +103,8 @@ class Log:
 
 
 @asynccontextmanager
-async def running(limits: BatcherLimits | None = None) -> AsyncIterator[Log]:
-    log = Log(limits or BatcherLimits())
+async def running(limits: BatcherLimits | None = None, *, at_once: bool = False) -> AsyncIterator[Log]:
+    log = Log(limits or BatcherLimits(), at_once=at_once)
     with trio.fail_after(WAIT_S):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(log.loop.run)
@@ -119,10 +134,22 @@ async def test_the_core_goes_on_turning_while_a_write_is_under_way() -> None:
         assert log.store.under_way_most == 1
 
 
-async def test_a_full_disk_is_waited_out(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_is_written_at_once_is_committed_when_the_turn_is_over() -> None:
+    """And what waited for it meanwhile is the next entry: nobody else need come by."""
+    async with running(at_once=True) as log:
+        tickets = [log.submit(), log.submit()]
+        log.loop.turn()
+        assert [ticket.result is not None for ticket in tickets] == [True, True]
+        tickets.append(log.submit())
+        log.loop.heard()
+        assert [(await ticket.wait()).first_seq for ticket in tickets] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+async def test_a_full_disk_is_waited_out(monkeypatch: pytest.MonkeyPatch, at_once: bool) -> None:
     """The transaction that found no room is tried again; meanwhile publishes are declined for certain."""
     monkeypatch.setattr(commit_loop, "STORAGE_RETRY_S", 0.01)
-    async with running() as log:
+    async with running(at_once=at_once) as log:
         before = log.submit()
         await before.wait()
         log.store.failure = StorageFull("no room")
@@ -139,11 +166,12 @@ async def test_a_full_disk_is_waited_out(monkeypatch: pytest.MonkeyPatch) -> Non
         assert (await log.submit().wait()).first_seq == 3
 
 
-async def test_a_disk_that_fails_ends_the_loop_and_acknowledges_nothing() -> None:
+@pytest.mark.parametrize("at_once", [False, True])
+async def test_a_disk_that_fails_ends_the_loop_and_acknowledges_nothing(at_once: bool) -> None:
     """A later sync could succeed with the data gone: the truth is on the peers."""
     tickets: list[Ticket] = []
     with pytest.RaisesGroup(pytest.RaisesExc(OSError, match="rotten"), flatten_subgroups=True):
-        async with running() as log:
+        async with running(at_once=at_once) as log:
             log.store.failure = OSError(errno.EIO, "rotten")
             tickets.append(log.submit())
             await trio.sleep_forever()
@@ -190,6 +218,9 @@ class WriterByHand:
         self.holds = False
         self._held: list[Callable[[], None]] = []
 
+    def write_at_once(self, writes: Writes) -> bool:
+        return False
+
     def begin(self, writes: Writes, ended: Callable[[BaseException | None], None]) -> None:
         if self.refuses:
             raise RuntimeError("can't start new thread")
@@ -228,7 +259,7 @@ async def test_what_a_message_breaks_ends_the_loop_and_not_the_link() -> None:
 
 
 async def test_a_failure_in_the_moment_of_a_stop_is_told_and_nothing_more_is_written() -> None:
-    log = Log(BatcherLimits())
+    log = Log(BatcherLimits(), at_once=False)
 
     def breaks(*_: object) -> None:
         raise CorruptEntry("entry 3 fails its CRC32C")
