@@ -206,7 +206,8 @@ class CommitLoop:
                 log.error("entry_lost", index=index)
             else:
                 log.error("entry_damaged", index=index)
-        self._turned.unpark_all()
+        if self._turned:
+            self._turned.unpark_all()
         leader = (core.replica.engine.term, core.replica.engine.leader)
         if leader != self._leader and leader[1] != self._leader[1]:
             log.info("leader", term=leader[0], leader=leader[1])
@@ -223,18 +224,17 @@ class CommitLoop:
         so that there may be something to do for a turn."""
         if self._writing or not self._may_go_on:
             return False
-        now = trio.current_time()
         try:
             if self._under_way is None:
-                if not self.core.wants_write and not (self.core.storage_full and now >= self._retry_at):
+                if not self.core.wants_write and not (self.core.storage_full and self._may_retry):
                     return False
                 self._under_way = self.core.begin_write()
-            elif now < self._retry_at:
+            elif not self._may_retry:
                 return False
         except Exception as error:
             self._fail(error)
             return False
-        self._write_began = now
+        self._write_began = trio.current_time()
         try:
             if self._writer.write_at_once(self._under_way):
                 return self._end_write(None)
@@ -248,6 +248,10 @@ class CommitLoop:
         else:
             self._writing = True
         return False
+
+    @property
+    def _may_retry(self) -> bool:
+        return trio.current_time() >= self._retry_at
 
     def _write_has_ended(self, error: BaseException | None) -> None:
         """The write that was begun has ended; now may be any time."""

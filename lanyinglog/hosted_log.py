@@ -321,7 +321,7 @@ class HostedLog:
     def _role(self) -> str:
         replica = self._core.replica
         if replica.leads or replica.node in replica.guard.voters:
-            return str(replica.role)
+            return str(replica.engine.role)
         return "learner" if replica.node in self._core.members.table else "stranger"
 
     def _peer_status(self) -> dict[str, Any]:

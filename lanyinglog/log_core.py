@@ -338,8 +338,10 @@ class LogCore:
         return 1 << 62 if limit is None else limit // LIMIT_SHARE
 
     def _trim_goal(self) -> int:
-        """Up to which entry this node may remove entries now."""
+        """Up to which entry this node may remove entries now, 0 if it has nothing to remove."""
         replica = self.replica
+        if not self.trimmer.wants_step:
+            return 0
         held: int | None = None
         if replica.leads:
             held = replica.held_index(self._now)

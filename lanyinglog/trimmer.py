@@ -103,6 +103,11 @@ class Trimmer:
         """A checkpoint is on disk; by its state the log begins at ``first_index``."""
         self._checkpointed, self._goal = applied, first_index
 
+    @property
+    def wants_step(self) -> bool:
+        """Whether something waits to be removed, whoever may still need it."""
+        return self._goal > self.base.applied + 1 and self.damage is None
+
     def goal(self, *, last_index: int, held: int | None) -> int:
         """Before which entry all may be removed now, 0 for nothing; ``held`` is where a leader would rather begin."""
         goal = min(self._goal, self._checkpointed - 1, last_index - 1)

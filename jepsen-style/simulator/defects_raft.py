@@ -108,7 +108,7 @@ def commit_beyond_the_log() -> Sequence[Change]:
 
     def unclamped(state: Any, writes: Writes) -> Any:
         after = advance(state, writes)
-        return dataclasses.replace(after, hard=writes.hard_state or after.hard)
+        return after._replace(hard=writes.hard_state or after.hard)
 
     def stored(self: Journal) -> int:
         return max(1, self.hard_state.commit)

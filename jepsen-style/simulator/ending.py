@@ -70,7 +70,7 @@ class Ending:
 
     def _state(self) -> str:
         nodes = [
-            f"{node.name}: {node.core.replica.role} term {node.core.replica.engine.term}"
+            f"{node.name}: {node.core.replica.engine.role} term {node.core.replica.engine.term}"
             f" last {node.core.replica.journal.last_index} commit {node.core.replica.engine.commit}"
             if node.alive
             else f"{node.name}: down"

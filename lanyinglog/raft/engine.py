@@ -28,7 +28,8 @@ import hashlib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
-from typing import Any, Protocol, cast
+from functools import partial
+from typing import Any, Protocol
 
 import pysyncobj.syncobj as _module
 from pysyncobj import SyncObj, SyncObjConf
@@ -58,6 +59,7 @@ class Role(StrEnum):
 
 
 _ROLES = (Role.FOLLOWER, Role.CANDIDATE, Role.LEADER)
+_LEADER = _ROLES.index(Role.LEADER)
 
 
 class EngineJournal(Protocol):
@@ -93,7 +95,7 @@ def _install_hooks() -> None:
     _module.createJournal = lambda journal: journal
     _module.createPoller = lambda kind: _NullPoller()
     _module.PIPE_NOTIFIER_ENABLED = False
-    _module.monotonicTime = lambda: _clock.now
+    _module.monotonicTime = partial(getattr, _clock, "now")  # called without a frame of its own
     _module.pickle = _NoPickle()
 
 
@@ -108,6 +110,15 @@ def check_audited() -> None:
         )
 
 
+class _Peer(str, Node):  # type: ignore[misc]  # pysyncobj is untyped
+    """A `Node` that is its own name: the engine keeps all it knows in tables of nodes, and looks there sixty times an
+    entry. A string is hashed and compared without a call."""
+
+    def __init__(self, name: str) -> None:
+        Node.__init__(self, name)
+        self.name = name
+
+
 class _Seam(Transport):  # type: ignore[misc]  # pysyncobj is untyped
     """The engine's transport: hands what it sends to ``send``; connects and disconnects as the guard says."""
 
@@ -117,8 +128,8 @@ class _Seam(Transport):  # type: ignore[misc]  # pysyncobj is untyped
         super().__init__(None, None, [])
         self._send = send
 
-    def send(self, node: Node, message: Body) -> None:
-        self._send(node.id, message)
+    def send(self, node: _Peer, message: Body) -> None:
+        self._send(node.name, message)
 
     def tryGetReady(self) -> None: ...
     def waitReady(self) -> None: ...
@@ -171,7 +182,7 @@ class Engine:
         assert applied >= 1
         _clock.now = now
         self._self = node
-        self._nodes = {name: Node(name) for name in sorted({*members, node})}
+        self._nodes = {name: _Peer(name) for name in sorted({*members, node})}
         self._seam = _Seam(send)
         conf = SyncObjConf(
             autoTick=False,
@@ -205,13 +216,18 @@ class Engine:
     def receive(self, sender: str, message: Body, now: float) -> None:
         """A message in the engine's own words from ``sender``. Only the guard calls this."""
         _clock.now = now
-        before = self._core._SyncObj__raftState, self._core._getLeader()
+        core = self._core
+        before = core._SyncObj__raftState, core._SyncObj__raftLeader
         self._seam.deliver(self._node(sender), message)
         kind = message["type"]
         if kind == "next_node_idx":  # an answer moves something only by what it says to be on a disk
             self._restless |= message["success"] and message["next_node_idx"] > self.commit + 1
-        elif kind != "append_entries" or before != (self._core._SyncObj__raftState, self._core._getLeader()):
+        elif kind != "append_entries" or before != (core._SyncObj__raftState, core._SyncObj__raftLeader):
             self._restless = True  # what an append commits is seen without that
+
+    def heard(self, node: str, now: float) -> None:
+        """``node`` gave a sign of life: what an answer of it does that says no more than that. On the leader only."""
+        self._core._SyncObj__lastResponseTime[self._node(node)] = now
 
     def tick(self, now: float) -> None:
         """One turn: commit, apply, send, take proposals."""
@@ -260,7 +276,7 @@ class Engine:
 
     def forget_leader(self) -> None:
         """The leader went silent: there is none until one is heard."""
-        if self.role is not Role.LEADER:
+        if not self.leads:
             self._core._SyncObj__raftLeader = None
 
     def pause(self, node: str) -> None:
@@ -296,39 +312,51 @@ class Engine:
         return _ROLES[self._core._SyncObj__raftState]
 
     @property
+    def leads(self) -> bool:
+        """Whether this node is the leader, as far as it knows."""
+        state: int = self._core._SyncObj__raftState
+        return state == _LEADER
+
+    @property
     def term(self) -> int:
-        return cast(int, self._core.raftCurrentTerm)
+        term: int = self._core._SyncObj__raftCurrentTerm
+        return term
 
     @property
     def leader(self) -> str | None:
         """Who leads, as far as this node knows."""
-        leader = self._core._getLeader()
-        return None if leader is None else cast(str, leader.id)
+        leader: _Peer | None = self._core._SyncObj__raftLeader
+        return None if leader is None else leader.name
 
     @property
     def commit(self) -> int:
-        return cast(int, self._core.raftCommitIndex)
+        commit: int = self._core._SyncObj__raftCommitIndex
+        return commit
 
     @property
     def applied(self) -> int:
-        return cast(int, self._core.raftLastApplied)
+        applied: int = self._core._SyncObj__raftLastApplied
+        return applied
 
     def next_index(self, node: str) -> int:
         """On the leader: the next entry to send to ``node``."""
-        return cast(int, self._core._SyncObj__raftNextIndex[self._node(node)])
+        index: int = self._core._SyncObj__raftNextIndex[node]
+        return index
 
     def heard_at(self, node: str) -> float:
         """On the leader: when ``node`` last gave a sign of life; a new leader, or a new member, begins as heard."""
-        return cast(float, self._core._SyncObj__lastResponseTime.get(self._node(node), 0.0))
+        at: float = self._core._SyncObj__lastResponseTime.get(node, 0.0)
+        return at
 
     def match_index(self, node: str) -> int:
         """On the leader: the last entry known to be on ``node``'s disk."""
-        return cast(int, self._core._SyncObj__raftMatchIndex.get(self._node(node), 0))
+        index: int = self._core._SyncObj__raftMatchIndex.get(node, 0)
+        return index
 
-    def _node(self, name: str) -> Node:
+    def _node(self, name: str) -> _Peer:
         node = self._nodes.get(name)
         if node is None:
-            node = self._nodes[name] = Node(name)
+            node = self._nodes[name] = _Peer(name)
         return node
 
 

@@ -30,7 +30,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from lanyinglog.machine.members import Members
-from lanyinglog.raft.engine import Body, Engine, Role
+from lanyinglog.raft.engine import Body, Engine
 from lanyinglog.raft.feeds import Feeds
 from lanyinglog.raft.follower import Follower
 from lanyinglog.raft.journal import Journal
@@ -82,7 +82,7 @@ class Guard:
     def begin(self, now: float) -> None:
         """A step begins."""
         self._now = now
-        if self.engine.role is Role.LEADER:
+        if self.engine.leads:
             self.feeds.resume_paced(now)
 
     def set_members(self, members: Members, departed: frozenset[str]) -> None:
@@ -112,7 +112,7 @@ class Guard:
             self._on_append(sender, message)
         elif isinstance(message, Appended):
             self._on_appended(sender, message)
-        elif isinstance(message, Heartbeat | Committed):
+        elif isinstance(message, (Committed, Heartbeat)):
             self._on_commit_notice(sender, message)
         elif isinstance(message, Alive):
             self._on_alive(sender)
@@ -138,7 +138,7 @@ class Guard:
 
     # ---------------------------------------------------------------------------------- inbound, from the leader
     def _on_append(self, sender: str, message: Append) -> None:
-        if self.engine.role is Role.LEADER:
+        if self.engine.leads:
             raise Diverged(f"{sender} leads in term {message.term}, which this node leads")
         self.leader_contact_at = self._now
         self._leader_commit = max(self._leader_commit, message.commit)
@@ -213,7 +213,7 @@ class Guard:
         return max(self.engine.commit, min(self._leader_commit, verified, self.journal.durable_index))
 
     def _on_commit_notice(self, sender: str, message: Heartbeat | Committed) -> None:
-        if self.engine.role is Role.LEADER:
+        if self.engine.leads:
             raise Diverged(f"{sender} leads in term {message.term}, which this node leads")
         self.leader_contact_at = self._now
         self._leader_commit = max(self._leader_commit, message.commit)
@@ -256,7 +256,7 @@ class Guard:
 
     def _follower(self, sender: str, term: int) -> Follower | None:
         """The follower's state if this node leads in ``term`` (audit 7: an answer of another term proves nothing)."""
-        if self.engine.role is not Role.LEADER or term != self.engine.term or sender not in self.peers:
+        if not self.engine.leads or term != self.engine.term or sender not in self.peers:
             return None
         return self.feeds.of(sender)
 
@@ -279,7 +279,7 @@ class Guard:
 
     def log_trimmed(self) -> None:
         """The log begins later than before: the engine must not reach below that for anybody."""
-        if self.engine.role is not Role.LEADER:
+        if not self.engine.leads:
             return
         for name in self.peers:
             if self.engine.next_index(name) <= self.journal.first_index:
@@ -287,7 +287,7 @@ class Guard:
 
     def slowest_match(self, now: float, *, silence_s: float) -> int | None:
         """The lowest entry known to be on the disk of a follower that is fed and has answered within ``silence_s``."""
-        if self.engine.role is not Role.LEADER:
+        if not self.engine.leads:
             return None
         states = [(name, self.feeds.of(name)) for name in self.peers]
         fed = [name for name, state in states if not state.behind and now - state.answered_at < silence_s]
@@ -295,11 +295,11 @@ class Guard:
 
     def is_behind(self, name: str) -> bool:
         """Whether this node leads and ``name`` needs a snapshot."""
-        return self.engine.role is Role.LEADER and name in self.peers and self.feeds.of(name).behind
+        return self.engine.leads and name in self.peers and self.feeds.of(name).behind
 
     def forget(self, name: str) -> None:
         """``name`` has lost its disk: what it acknowledged is not there any more, late answers included."""
-        if self.engine.role is not Role.LEADER or name not in self.peers:
+        if not self.engine.leads or name not in self.peers:
             return
         follower = self.feeds.forget(name, self._next_number)
         self.engine.forget_match(name)
@@ -317,7 +317,7 @@ class Guard:
     def deliver_durable_acks(self, now: float) -> None:
         """Count followers' answers as far as our own disk is (audit 10): with that, so is every commit."""
         self._now = now
-        if self.engine.role is not Role.LEADER:
+        if not self.engine.leads:
             return
         for name in self.peers:
             follower = self.feeds.of(name)
@@ -338,7 +338,7 @@ class Guard:
 
     def _heard(self, sender: str) -> None:
         """It lives: the engine's clock of silence starts anew for it (check-quorum, Raft dissertation 6.2)."""
-        self._engine(sender, {"type": "next_node_idx", "reset": False, "success": False, "next_node_idx": 1})
+        self.engine.heard(sender, self._now)
 
     # ---------------------------------------------------------------------------------------- inbound, elections
     def _on_vote_request(self, sender: str, message: VoteRequest) -> None:
@@ -400,7 +400,7 @@ class Guard:
 
         ``probe`` makes it an empty append, which asks whether the follower has all that was sent.
         """
-        if self.engine.role is Role.LEADER:
+        if self.engine.leads:
             term, commit = self.engine.term, self.engine.commit
             for name, prev in self._notices.items():
                 message: PeerMessage = Committed(term, commit)
@@ -469,7 +469,7 @@ class Guard:
     def retry_silent(self, now: float, *, silence_s: float) -> None:
         """Send again what is in flight to whoever has not answered it for ``silence_s``."""
         self._now = now
-        if self.engine.role is not Role.LEADER:
+        if not self.engine.leads:
             return
         for name in self.peers:
             follower = self.feeds.of(name)
@@ -479,7 +479,7 @@ class Guard:
     def reconnected(self, name: str, now: float) -> None:
         """A new link to ``name``: what was in flight on the old one is lost."""
         self._now = now
-        if self.engine.role is Role.LEADER and name in self.peers:
+        if self.engine.leads and name in self.peers:
             follower = self.feeds.of(name)
             if follower.in_flight:
                 self._send_again(name, follower)

@@ -8,7 +8,8 @@ messages back until then).
 Invariants
 1. ``durable_index <= last_index``; entries above it exist in memory alone and are never evicted.
 2. The commit index handed to the engine never exceeds the last entry (audit 9).
-3. A slice is lazy: it reads entries as they are iterated, so no message ever pulls the log into memory (audit 21).
+3. A slice of more than one entry is lazy: it reads them as they are iterated, so no message ever pulls the log into
+   memory (audit 21).
 4. ``first_index`` moves when a trim is taken for writing, before the store loses anything: nobody asks for what goes.
 5. Writes are taken one at a time and reach the store in the order of the changes.
 
@@ -17,7 +18,7 @@ Not here: what a change means (engine), whether it is allowed (guard), when to w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, overload
 
 from lanyinglog.store.log_store import Checkpoint, Entry, HardState, LogStore, Writes, entry_crc
@@ -72,15 +73,17 @@ class Journal:
     @overload
     def __getitem__(self, place: int) -> EngineEntry: ...
     @overload
-    def __getitem__(self, place: slice) -> LazySlice: ...
-    def __getitem__(self, place: int | slice) -> EngineEntry | LazySlice:
-        if isinstance(place, slice):
-            start, stop, _ = place.indices(len(self))
-            return LazySlice(self._engine_entry, self.first_index + start, self.first_index + max(start, stop))
+    def __getitem__(self, place: slice) -> Sequence[EngineEntry]: ...
+    def __getitem__(self, place: int | slice) -> EngineEntry | Sequence[EngineEntry]:
         if place == -1:
             return b"", self.last_index, self.last_term  # the engine asks for index and term alone, at every turn
         if place == 0:
             return b"", self.first_index, self._first_term  # likewise
+        if isinstance(place, slice):
+            start, stop, _ = place.indices(self.last_index - self.first_index + 1)
+            if stop - start == 1:
+                return (self._engine_entry(self.first_index + start),)
+            return LazySlice(self._engine_entry, self.first_index + start, self.first_index + max(start, stop))
         return self._engine_entry(self.first_index + place if place >= 0 else self.last_index + 1 + place)
 
     def add(self, command: bytes, idx: int, term: int) -> None:
@@ -245,7 +248,7 @@ class Journal:
             self._cache_first += 1
 
 
-class LazySlice:
+class LazySlice(Sequence[EngineEntry]):
     """Entries ``start`` to ``stop`` (exclusive) of a journal, read when they are looked at."""
 
     def __init__(self, read: Callable[[int], EngineEntry], start: int, stop: int) -> None:

@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 
 from lanyinglog.machine.members import Members
 from lanyinglog.raft.election import Election
-from lanyinglog.raft.engine import Body, Engine, Role
+from lanyinglog.raft.engine import Body, Engine
 from lanyinglog.raft.follower import WINDOW_APPENDS_MAX
 from lanyinglog.raft.guard import Guard
 from lanyinglog.raft.joining import Joining
@@ -143,7 +143,8 @@ class Replica:
     # --------------------------------------------------------------------------------------------------- inputs
     def receive(self, sender: str, message: PeerMessage, now: float) -> None:
         """A message of a peer, checked for form by `messages.from_parts`, in any order and any number of times."""
-        self._stirred = self._stirred or not isinstance(message, LOG_TRAFFIC)
+        traffic = isinstance(message, LOG_TRAFFIC)
+        self._stirred = self._stirred or not traffic
         if self._has_left(sender) or self._is_deaf_to(sender, message, now):
             return
         if isinstance(message, Wanted):
@@ -155,18 +156,20 @@ class Replica:
         term_before = self.engine.term
         self.guard.leader_contact_at = None
         self.guard.receive(sender, message, now)
-        if self.guard.leader_contact_at is not None or self._gave_vote(term_before):
+        if self.guard.leader_contact_at is not None or (not traffic and self._gave_vote(term_before)):
             self.election.postpone(now)
         self._follow_members()
-        if isinstance(message, PreVoteRequest):
+        if isinstance(message, Appended | Offer | Fetch | Chunk):
+            if message.term == self.engine.term:
+                self._snapshot_message(sender, message, now)
+        elif isinstance(message, PreVoteRequest):
             self._answer_pre_vote(sender, message, now)
         elif isinstance(message, PreVote):
             self.election.count(sender, message, term=self.engine.term)
         elif isinstance(message, TimeoutNow) and message.term == self.engine.term and sender == self.engine.leader:
             self._campaign(now)
-        elif isinstance(message, Appended | Offer | Fetch | Chunk) and message.term == self.engine.term:
-            self._snapshot_message(sender, message, now)
-        self._joining_moved(now)
+        if self.joining is not None:
+            self._joining_moved(now)
 
     # -------------------------------------------------------------------------------------------------- snapshots
     def _snapshot_message(self, sender: str, message: Appended | Offer | Fetch | Chunk, now: float) -> None:
@@ -453,7 +456,8 @@ class Replica:
         joined, self._joined_due = self._joined_due, False
         # The store mends before it trims: by what is stored, not by where the log begins behind this write.
         mends = () if install is not None else self.repair.begin_write()
-        return replace(writes, trim=trim, joined=joined, stage=stage, install=install, mends=mends)
+        plain = trim is None and stage is None and install is None and not joined and not mends
+        return writes if plain else replace(writes, trim=trim, joined=joined, stage=stage, install=install, mends=mends)
 
     def end_write(self, now: float) -> None:
         """The transaction is on disk: count it, and let out what waited for it (at the next `take_outbox`)."""
@@ -485,13 +489,9 @@ class Replica:
         return self._timing.election_timeout_s
 
     @property
-    def role(self) -> Role:
-        return self.engine.role
-
-    @property
     def leads(self) -> bool:
         """Whether this node is the leader, as far as it knows."""
-        return self.engine.role is Role.LEADER
+        return self.engine.leads
 
     def _apply_index(self, index: int) -> None:
         self._apply(self.journal.entry(index))

@@ -27,7 +27,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -224,7 +224,7 @@ def adopt(directory: Path, identity: Identity, *, commit: int, command: bytes) -
             # A new cluster in which nobody has promised anything: who was not a full member elsewhere is one here.
             # The entry is committed, for all of them have it.
             hard = HardState(term, None, last)
-            state = replace(state, last=last, hard=hard, joined=True, transaction=txn.id())
+            state = state._replace(last=last, hard=hard, joined=True, transaction=txn.id())
             txn.put(layout.IDENTITY_KEY, layout.encode_identity(identity), db=meta)
             txn.put(layout.STATE_KEY, layout.encode_state(state), db=meta)
     except lmdb.Error as error:

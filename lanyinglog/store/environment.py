@@ -26,7 +26,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from typing import Any
 
 import lmdb
@@ -195,7 +194,7 @@ class LmdbStore:
         try:
             self._set_aside(pages)
             with self._env.begin(write=True) as txn:
-                after = replace(change(txn), transaction=txn.id())
+                after = change(txn)._replace(transaction=txn.id())
                 # Written even when nothing else is: LMDB skips the sync of a transaction without a dirty page.
                 txn.put(layout.STATE_KEY, layout.encode_state(after), db=self._meta)
             self._state = after
@@ -250,7 +249,7 @@ class LmdbStore:
         for topic_id, block in checkpoint.postings:
             key = layout.posting_key(topic_id, block)
             postings += txn.put(key, layout.encode_posting(key), db=self._postings, overwrite=False)
-        return replace(after, rows=rows, postings=postings)
+        return after._replace(rows=rows, postings=postings)
 
     def _put_trim(self, txn: lmdb.Transaction[bytes], trim: Trim, after: State) -> State:
         for index in range(self._state.first, trim.first):
@@ -260,7 +259,7 @@ class LmdbStore:
         for topic_id, block in trim.postings:
             postings -= txn.delete(layout.posting_key(topic_id, block), db=self._postings)
         base_rows = self._put_rows(txn, self._base, trim.rows, after.base_rows)
-        return replace(after, postings=postings, base_rows=base_rows)
+        return after._replace(postings=postings, base_rows=base_rows)
 
     def _put_rows(
         self, txn: lmdb.Transaction[bytes], database: Any, rows: Mapping[bytes, bytes | None], count: int

@@ -12,7 +12,6 @@ Where it stands is read off the databases: as long as all rows are still put asi
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import lmdb
@@ -92,7 +91,7 @@ def stage(txn: lmdb.Transaction[bytes], databases: Databases, writes: Writes, af
         for key, row in part.rows:
             assert 1 <= len(key) <= layout.KEY_BYTES_MAX, f"a row key of {len(key)} bytes"
             txn.put(key, layout.seal(key, row), db=staged)
-        after = replace(after, staged_rows=txn.stat(staged)["entries"])
+        after = after._replace(staged_rows=txn.stat(staged)["entries"])
     if writes.install is not None:
         txn.drop(arrivals, delete=False)
         for entry in writes.install:

@@ -34,7 +34,7 @@ any version can tell any other what it is.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import google_crc32c
 
@@ -253,8 +253,7 @@ def decode_state(value: bytes) -> State:
         raise Damaged(str(error)) from error
     *numbers, head_first, head_seq, head_timestamp, head_rows, staged_rows, transaction = rest
     state = State(first, last, HardState(term, vote, commit), applied, *numbers)
-    return replace(
-        state,
+    return state._replace(
         joined=bool(flags & _JOINED),
         staging=SnapshotHead(head_first, head_seq, head_timestamp, head_rows) if flags & _STAGING else None,
         staged_rows=staged_rows,

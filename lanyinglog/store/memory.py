@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from lanyinglog.errors import StoreError
@@ -149,8 +149,7 @@ class MemoryStore:
         if writes.trim is not None:
             postings -= self._put_trim(writes.trim)
         self._put_stage(writes)
-        disk.state = replace(
-            after,
+        disk.state = after._replace(
             postings=postings,
             rows=len(disk.rows),
             base_rows=len(disk.base),

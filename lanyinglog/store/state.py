@@ -14,7 +14,8 @@ Invariants, asserted by `advance` (breaking one is a defect of the caller, and n
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from lanyinglog.store.log_store import (
     Checkpoint,
@@ -29,8 +30,7 @@ from lanyinglog.store.log_store import (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class State:
+class State(NamedTuple):
     """``first`` and ``last`` index (``(1, 0)`` when empty); ``record_timestamp`` is the newest record's,
     ``last_timestamp`` the newest message's (ns); ``rows`` and ``postings`` count what is stored of each.
 
@@ -40,7 +40,7 @@ class State:
 
     first: int = 1
     last: int = 0
-    hard: HardState = field(default_factory=HardState)
+    hard: HardState = HardState()
     applied: int = 0
     next_seq: int = 1
     record_timestamp: int = 0
@@ -76,8 +76,9 @@ def advance(state: State, writes: Writes) -> State:
     hard = writes.hard_state or state.hard
     assert hard.term >= state.hard.term, f"term {hard.term} after term {state.hard.term}"
     # Clamped when written, not when read: a commit index above the log's end must not come true by later appends.
-    hard = replace(hard, commit=min(hard.commit, last))
-    state = replace(state, last=last, hard=hard, joined=state.joined or writes.joined)
+    if hard.commit > last:
+        hard = replace(hard, commit=last)
+    state = state._replace(last=last, hard=hard, joined=state.joined or writes.joined)
     for mend in writes.mends:
         assert state.first <= mend.entry.index == mend.record.index <= state.applied, f"{mend.entry.index} is mended"
         assert mend.entry.crc == entry_crc(mend.entry.index, mend.entry.term, mend.entry.command)
@@ -95,13 +96,13 @@ def _advance_first(state: State, trim: Trim, applied: int) -> State:
     assert state.first <= trim.first <= min(applied, state.last - 1), (
         f"a trim to {trim.first}: entries {state.first} to {state.last}, applied {applied}"
     )
-    return replace(state, first=trim.first, base_seq=trim.last_seq, base_timestamp=trim.last_timestamp)
+    return state._replace(first=trim.first, base_seq=trim.last_seq, base_timestamp=trim.last_timestamp)
 
 
 def _advance_staging(state: State, stage: Stage) -> State:
     assert stage.restart or stage.head == state.staging, f"a part of {stage.head} comes behind {state.staging}"
     before = 0 if stage.restart else state.staged_rows
-    return replace(state, staging=stage.head, staged_rows=before + len(stage.rows))
+    return state._replace(staging=stage.head, staged_rows=before + len(stage.rows))
 
 
 def _begin_install(state: State, entries: Sequence[Entry]) -> State:
@@ -112,7 +113,7 @@ def _begin_install(state: State, entries: Sequence[Entry]) -> State:
     assert max(entry.term for entry in entries) <= state.hard.term
     committed = max(state.hard.commit, state.applied)
     assert head.first + 1 > committed, f"a snapshot up to {head.first + 1}, committed is {committed}"
-    return replace(state, installing=True)
+    return state._replace(installing=True)
 
 
 def installed(state: State) -> State:
@@ -138,8 +139,7 @@ def installed(state: State) -> State:
 
 def at_base(state: State) -> State:
     """The state just before the first stored record: what that record must follow."""
-    return replace(
-        state,
+    return state._replace(
         applied=state.first - 1,
         next_seq=state.base_seq + 1,
         record_timestamp=state.base_timestamp,
@@ -175,8 +175,7 @@ def discontinuity(state: State, record: EntryRecord) -> str | None:
 def follow(state: State, record: EntryRecord) -> State:
     """The state once ``record`` is the newest."""
     last_timestamp = record.timestamp + record.count - 1 if record.count else state.last_timestamp
-    return replace(
-        state,
+    return state._replace(
         applied=record.index,
         next_seq=record.first_seq + record.count,
         record_timestamp=record.timestamp,

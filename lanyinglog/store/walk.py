@@ -19,7 +19,7 @@ import pkgutil
 import resource
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from enum import IntEnum
 from typing import Any
 
@@ -173,7 +173,7 @@ class Walk:
 
     def _guess_state(self) -> State:
         """Bounds to walk when the state is lost: as many entries and records as LMDB counts."""
-        return replace(State(), last=self._count(layout.ENTRIES), applied=self._count(layout.RECORDS))
+        return State(last=self._count(layout.ENTRIES), applied=self._count(layout.RECORDS))
 
     # -------------------------------------------------------------------------------------------------------- entries
     def _walk_entries(self) -> None:

@@ -31,6 +31,7 @@ from lanyinglog import codec
 from lanyinglog.errors import FrameTooLarge, ProtocolError
 
 _HEAD = struct.Struct("<IBBHII")
+_COVERED = struct.Struct("<IBBHI")  # the head but for its CRC32C
 _LENGTH = struct.Struct("<I")
 HEAD_BYTES = _HEAD.size
 LENGTH_BYTES = _LENGTH.size
@@ -66,9 +67,10 @@ def encode_frame_head(kind: int, request: int, header: dict[str, Any], body_byte
 
 def encode_packed_head(kind: int, request: int, packed: bytes, body_bytes: int) -> bytes:
     """`encode_frame_head` for who has the header as msgpack already, at most `HEADER_BYTES_MAX` of it."""
-    head = _HEAD.pack(HEAD_BYTES - LENGTH_BYTES + len(packed) + body_bytes, kind, 0, len(packed), request, 0)
-    crc: int = _extend(_value(head[:CRC_AT]), packed)
-    return b"".join((head[:CRC_AT], _LENGTH.pack(crc), packed))
+    size = len(packed)
+    covered = _COVERED.pack(HEAD_BYTES - LENGTH_BYTES + size + body_bytes, kind, 0, size, request)
+    crc: int = _extend(_value(covered), packed)
+    return covered + _LENGTH.pack(crc) + packed
 
 
 def encode_frame(
@@ -163,8 +165,10 @@ class FrameDecoder:
 
     def _unpack(self, packed: bytes) -> dict[str, Any]:
         header = codec.unpack_map(packed)
-        if not any(isinstance(value, dict | list) for value in header.values()):  # nobody can change it for another
-            self._repeated = (packed, header)
+        for value in header.values():
+            if isinstance(value, (dict, list)):
+                return header
+        self._repeated = (packed, header)  # nobody can change it for another
         return header
 
     def _take(self) -> Frame | None:

@@ -206,7 +206,7 @@ def test_audit_09_a_stored_commit_index_above_the_log_commits_nothing() -> None:
     cluster = Cluster(3, logs=dict.fromkeys(("n1", "n2", "n3"), terms))
     cluster.kill("n1")
     disk = cluster["n1"].disk
-    disk.state = dataclasses.replace(disk.state, hard=dataclasses.replace(disk.state.hard, commit=50))
+    disk.state = disk.state._replace(hard=dataclasses.replace(disk.state.hard, commit=50))
     cluster.restart("n1")
     cluster.committed = {entry.index: entry for entry in cluster["n1"].log()}
     cluster.hold("n1", "n2")

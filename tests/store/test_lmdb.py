@@ -12,7 +12,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +57,7 @@ def tampering(directory: Path) -> Iterator[dict[bytes, Any]]:
         before = txn.get(layout.STATE_KEY, db=databases[layout.META])
         yield {**databases, b"txn": txn}
         if txn.get(layout.STATE_KEY, db=databases[layout.META]) == before:
-            state = replace(layout.decode_state(before), transaction=txn.id())
+            state = layout.decode_state(before)._replace(transaction=txn.id())
             txn.put(layout.STATE_KEY, layout.encode_state(state), db=databases[layout.META])
 
 

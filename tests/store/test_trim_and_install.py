@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -334,7 +333,7 @@ def test_a_lost_base_row_is_found_at_start(tmp_path: Path) -> None:
     assert isinstance(store, LmdbStore)
     with store._env.begin(write=True) as txn:
         txn.delete(b"m", db=store._base)
-        state = replace(store._state, transaction=txn.id())
+        state = store._state._replace(transaction=txn.id())
         txn.put(layout.STATE_KEY, layout.encode_state(state), db=store._meta)
     with pytest.raises(StoreError, match="0 base"):
         place.open()
