@@ -17,10 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pysyncobj.node import Node as EngineNode
-
 from lanyinglog import log_core, trimmer
 from lanyinglog.raft import pacing, snapshots
+from lanyinglog.raft.engine import EngineNode
 from simulator.disk import Disk
 from simulator.ending import Ending
 from simulator.faults import Faults
@@ -46,7 +45,7 @@ class _Hashes(dict[str, int]):
 
 
 _hashes = _Hashes()
-EngineNode.__hash__ = lambda self: _hashes[self._id]  # type: ignore[method-assign]
+EngineNode.__hash__ = lambda self: _hashes[self.name]  # type: ignore[method-assign]
 
 
 @dataclass(slots=True)

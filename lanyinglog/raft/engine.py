@@ -110,7 +110,7 @@ def check_audited() -> None:
         )
 
 
-class _Peer(str, Node):  # type: ignore[misc]  # pysyncobj is untyped
+class EngineNode(str, Node):  # type: ignore[misc]  # pysyncobj is untyped
     """A `Node` that is its own name: the engine keeps all it knows in tables of nodes, and looks there sixty times an
     entry. A string is hashed and compared without a call."""
 
@@ -128,7 +128,7 @@ class _Seam(Transport):  # type: ignore[misc]  # pysyncobj is untyped
         super().__init__(None, None, [])
         self._send = send
 
-    def send(self, node: _Peer, message: Body) -> None:
+    def send(self, node: EngineNode, message: Body) -> None:
         self._send(node.name, message)
 
     def tryGetReady(self) -> None: ...
@@ -182,7 +182,7 @@ class Engine:
         assert applied >= 1
         _clock.now = now
         self._self = node
-        self._nodes = {name: _Peer(name) for name in sorted({*members, node})}
+        self._nodes = {name: EngineNode(name) for name in sorted({*members, node})}
         self._seam = _Seam(send)
         conf = SyncObjConf(
             autoTick=False,
@@ -325,7 +325,7 @@ class Engine:
     @property
     def leader(self) -> str | None:
         """Who leads, as far as this node knows."""
-        leader: _Peer | None = self._core._SyncObj__raftLeader
+        leader: EngineNode | None = self._core._SyncObj__raftLeader
         return None if leader is None else leader.name
 
     @property
@@ -340,23 +340,23 @@ class Engine:
 
     def next_index(self, node: str) -> int:
         """On the leader: the next entry to send to ``node``."""
-        index: int = self._core._SyncObj__raftNextIndex[node]
+        index: int = self._core._SyncObj__raftNextIndex[self._nodes[node]]
         return index
 
     def heard_at(self, node: str) -> float:
         """On the leader: when ``node`` last gave a sign of life; a new leader, or a new member, begins as heard."""
-        at: float = self._core._SyncObj__lastResponseTime.get(node, 0.0)
+        at: float = self._core._SyncObj__lastResponseTime.get(self._nodes.get(node), 0.0)
         return at
 
     def match_index(self, node: str) -> int:
         """On the leader: the last entry known to be on ``node``'s disk."""
-        index: int = self._core._SyncObj__raftMatchIndex.get(node, 0)
+        index: int = self._core._SyncObj__raftMatchIndex.get(self._nodes.get(node), 0)
         return index
 
-    def _node(self, name: str) -> _Peer:
+    def _node(self, name: str) -> EngineNode:
         node = self._nodes.get(name)
         if node is None:
-            node = self._nodes[name] = _Peer(name)
+            node = self._nodes[name] = EngineNode(name)
         return node
 
 
