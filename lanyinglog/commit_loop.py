@@ -99,7 +99,7 @@ class CommitLoop:
 
     def heard(self) -> None:
         """All messages that came together have been taken: write what they brought, and turn."""
-        if self.core.replica.journal.unwritten_bytes <= WRITTEN_FIRST_BYTES_MAX:
+        if 0 < self.core.replica.journal.unwritten_bytes <= WRITTEN_FIRST_BYTES_MAX:
             self._write()
         self.turn()
 

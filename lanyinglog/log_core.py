@@ -190,19 +190,21 @@ class LogCore:
         """Let time pass: expire, propose what waits if the disk is free, one turn of the engine."""
         self._now = now
         self.batcher.expire(now)
-        self._expire_commands(now)
-        self._notice_leadership()
-        self._check_retention(now, wall_ns)
-        self._promote_learner(now)
-        if self._can_append and self._commands:
+        if self._commands:
+            self._expire_commands(now)
+        if self._led_term:
+            self._check_retention(now, wall_ns)
+            self._promote_learner(now)
+        if self._commands and self._can_append:
             self._propose_command(now, wall_ns)
-        elif self._can_append and self.batcher.may_propose:
+        elif self.may_propose:
             self._propose(now, wall_ns)
         else:
             self.replica.advance(now)
             self._notice_leadership()
-            if self._can_append and self.batcher.may_propose:  # what it waited for has been applied in this turn
-                self._propose(now, wall_ns)
+            if not self.may_propose:
+                return
+            self._propose(now, wall_ns)  # what it waited for has been applied in this turn
         self._notice_leadership()
 
     @property
@@ -224,7 +226,7 @@ class LogCore:
 
     def _check_retention(self, now: float, wall_ns: int) -> None:
         """Propose a trim if it is time to look, a limit is exceeded, and none is under way."""
-        if not self._led_term or now < self._retention_at or self.machine.first_index < self._trim_proposed:
+        if now < self._retention_at or self.machine.first_index < self._trim_proposed:
             return
         self._retention_at = now + RETENTION_CHECK_S
         self._retention_end_bytes = self._checkpoint_end_bytes
@@ -235,7 +237,7 @@ class LogCore:
 
     def _promote_learner(self, now: float) -> None:
         """Let a learner vote as soon as it has caught up."""
-        if self._led_term and self.members.learners and not self._commands:
+        if self.members.learners and not self._commands:
             name = self.replica.caught_up_learner(now)
             if name is not None and self.replica.why_no_change(now) is None:
                 self._commands.append(_Command(KIND_MEMBERS, self.members.with_voter(name).encode(), None))

@@ -200,7 +200,7 @@ def _make_core(config: NodeConfig, store: LmdbStore) -> LogCore:
         members=_initial_members(config),
         store=store,
         timing=Timing(config.heartbeat_s, config.election_timeout_s),
-        uniform=random.SystemRandom().uniform,
+        uniform=random.Random().uniform,  # the system seeds it: no two nodes alike
         now=trio.current_time(),
         limits=_batcher_limits(config.limits),
         cache_bytes_max=config.limits.hot_cache_bytes_max,

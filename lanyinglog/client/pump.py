@@ -41,8 +41,13 @@ class _Slot:
         self._changed.set()
         self._changed = anyio.Event()
 
+    @property
+    def is_full(self) -> bool:
+        """Whether something is on its way."""
+        return self._content is not None
+
     async def empty(self) -> None:
-        """Returns when it is."""
+        """Returns when nothing is."""
         while self._content is not None:
             await self._changed.wait()
 
@@ -158,8 +163,11 @@ class Pump:
         self.sleeping = True
         limit_s = ready_in()
         if limit_s != 0.0 and (limit_s is not None or self._outbox.messages == 0 or not self._producer.has_room):
-            with anyio.move_on_after(limit_s):
+            if limit_s is None:
                 await self._work.wait()
+            else:
+                with anyio.move_on_after(limit_s):
+                    await self._work.wait()
         self.sleeping = False
         self._work = anyio.Event()
 
@@ -171,9 +179,10 @@ class Pump:
                 self._pause_s = 0.0
             if self._ready_in() == 0.0:
                 self._take_batch()
-            await self._large.empty()
-            if self._leaving or self._pause_s:
-                continue
+            if self._large.is_full:
+                await self._large.empty()
+                if self._leaving or self._pause_s:
+                    continue
             if self._ping_due:
                 self._ping_due = False
                 await link.send(Ping(), link.new_request())

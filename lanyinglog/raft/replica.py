@@ -283,20 +283,20 @@ class Replica:
         if probe:
             self._probe_at = now + self._timing.heartbeat_s
             self.guard.retry_silent(now, silence_s=self._timing.election_timeout_s)
-            if self.leads:
+            if self.engine.leads:
                 self.engine.send_soon()
             for peer, question in self.repair.questions(list(self.guard.peers), self.engine.term, now):
                 self._send(peer, question)
         if self._may_tick():
             self.engine.tick(now)
             self._follow_members()
-        if self.leads:
+        if self.engine.leads:
             self.election.postpone(now)
         elif self.joining is not None:
             self._ask_to_join(self.joining, probe=probe)
         elif now >= self.election.deadline:
             self._ask_for_election(now)
-        if self.election.wins(term=self.engine.term) and not self.leads:
+        if self.election.wins(term=self.engine.term) and not self.engine.leads:
             self._campaign(now)
         self.guard.flush_notices(probe=probe)
         self._hand_over(now, probe=probe)
@@ -313,7 +313,7 @@ class Replica:
     @property
     def may_append(self) -> bool:
         """Whether what is proposed now is appended by the next `advance`, if this node still leads then."""
-        return self.leads and self._handover is None and self._may_tick()
+        return self.engine.leads and self._handover is None and self._may_tick()
 
     def _ask_to_join(self, joining: Joining, *, probe: bool) -> None:
         if probe:
@@ -344,13 +344,14 @@ class Replica:
         self.engine.campaign(now)
 
     def _notice_role(self, now: float) -> None:
-        if self.leads and not self._was_leader:
+        leads = self.engine.leads
+        if leads and not self._was_leader:
             self._led_since, self._led_term = now, self.engine.term
-        elif self._was_leader and not self.leads:
+        elif self._was_leader and not leads:
             self.guard.feeds.release()
             if self.engine.term == self._led_term:  # nobody took it: too few have answered
                 self.guard.call_successor(now, silence_s=self._timing.election_timeout_s)
-        self._was_leader = self.leads
+        self._was_leader = leads
 
     # ---------------------------------------------------------------------------------------------- membership
     def _follow_members(self) -> None:
@@ -479,7 +480,7 @@ class Replica:
 
     def next_deadline(self) -> float:
         """When `advance` is due next even if nothing happens."""
-        if self.leads or self.joining is not None:
+        if self.engine.leads or self.joining is not None:
             return min(self._probe_at, self.guard.feeds.paced_until)
         return min(self.election.deadline, self._probe_at)
 

@@ -56,10 +56,13 @@ class Hub:
     def __init__(self, service: LogService) -> None:
         self._service = service
         self._waiting: dict[Follower, None] = {}  # in order of arrival
+        self._company = trio.lowlevel.ParkingLot()  # where `run` is when nobody waits
 
     def add(self, follower: Follower) -> None:
         """Serve ``follower`` from now on, until it is roused or `discard` is called."""
         self._waiting[follower] = None
+        if self._company:
+            self._company.unpark()
 
     def discard(self, follower: Follower) -> None:
         """Serve it no more."""
@@ -69,6 +72,8 @@ class Hub:
         """Serve until cancelled."""
         seen = 0
         while True:
+            while not self._waiting:
+                await self._company.park()
             await self._service.wait_beyond(seen)
             seen = self._service.last_seq
             waiting = list(self._waiting)
