@@ -177,9 +177,10 @@ class StateMachine:
         verdict = self.producers.verdict(batch.producer, batch.number)
         if verdict is not None:
             return verdict
-        if not self.topics.has_room_for({run.topic for run in batch.runs}):
+        if not self.topics.has_room_for(batch.runs):
             return TooManyTopics(f"batch {batch.number} names a new topic and the log is full of them")
-        ack = Ack(self.last_seq + 1, sum(run.count for run in batch.runs), timestamp)
+        count = batch.runs[0].count if len(batch.runs) == 1 else sum(run.count for run in batch.runs)
+        ack = Ack(self.last_seq + 1, count, timestamp)
         for run in batch.runs:
             place = RunPlace(run.topic, self.last_seq + 1, timestamp, run.count, run.start, run.stop)
             runs.append(place)

@@ -6,10 +6,11 @@ subscription to a rare topic skip what does not concern it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lanyinglog import codec
+from lanyinglog.record import RunView
 from lanyinglog.service import TopicStat
 from lanyinglog.store.log_store import BLOCK_ENTRIES
 
@@ -46,10 +47,13 @@ class TopicTable:
         self.purged: Mapping[str, int] = {}
         """Topic -> the seq up to which it is purged, of those that were; replaced, never changed."""
 
-    def has_room_for(self, names: set[str]) -> bool:
-        """Whether all of ``names`` are known or may be added."""
-        known = self._table.keys()
-        return names <= known or len(known) + len(names - known) <= self._topics_max
+    def has_room_for(self, runs: Sequence[RunView]) -> bool:
+        """Whether the topics of all ``runs`` are known or may be added."""
+        known = self._table
+        for run in runs:
+            if run.topic not in known:
+                return len(known) + len({run.topic for run in runs} - known.keys()) <= self._topics_max
+        return True
 
     def count(self, name: str, *, index: int, messages: int, bytes: int, last_seq: int, last_timestamp: int) -> None:
         """A run of ``messages`` of topic ``name`` lies in entry ``index``."""

@@ -243,7 +243,8 @@ class _Session:
                     frames.append(encode_acked(request, result))
             if frames:
                 self._outbox.put_reply(b"".join(frames))
-                self._publish_ended.unpark()
+                if self._publish_ended:
+                    self._publish_ended.unpark()
         except Exception:
             _log.exception("a client connection ended by a defect")
             self._fail(LanyingError("the node failed to serve this connection; its log has the reason"))

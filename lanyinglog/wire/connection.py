@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from enum import Enum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lanyinglog.errors import ProtocolError, UnsupportedVersion
-from lanyinglog.wire.frames import FrameDecoder
+from lanyinglog.wire.frames import Frame, FrameDecoder
 from lanyinglog.wire.messages import (
     CLIENT_MESSAGES,
     FRAME_BYTES_MAX,
@@ -24,6 +24,7 @@ from lanyinglog.wire.messages import (
     Error,
     Hello,
     Message,
+    Publish,
     Welcome,
     from_frame,
     to_frame,
@@ -100,6 +101,7 @@ class Connection:
         self.state = State.NEW
         self.version: int | None = None
         self._usual = _USUAL[role.other]
+        self._last_publish: tuple[dict[str, Any] | None, str] = (None, "")  # its header and its log
         self._versions = (version_min, version_max)
         self._frame_bytes_max = frame_bytes_max
         # A node lets a stranger buffer no more than a hello; a client has chosen whom it talks to.
@@ -133,7 +135,7 @@ class Connection:
     def _messages(self) -> Iterator[Received]:
         try:
             while (frame := self._decoder.next_frame()) is not None:
-                message = from_frame(frame)
+                message = self._publish_like_the_last(frame) or from_frame(frame)
                 if self.state is not State.OPEN or type(message) not in self._usual:
                     self._accept(message, frame.request)
                 yield Received(frame.request, message)
@@ -143,6 +145,19 @@ class Connection:
             if is_first:
                 raise ProtocolError(f"the first frame is no hello of this protocol: {error.message}") from error
             raise
+
+    def _publish_like_the_last(self, frame: Frame) -> Publish | None:
+        """A producer's publishes differ in request and body alone: the decoder gives the same header for all of them,
+        and it is looked at once. None for any other frame."""
+        if frame.kind != Publish.KIND or not frame.request:
+            return None
+        last_header, log = self._last_publish
+        if frame.header is not last_header:
+            publish = from_frame(frame)
+            assert isinstance(publish, Publish)
+            self._last_publish = frame.header, publish.log
+            return publish
+        return Publish(frame.body, log)
 
     def _accept(self, message: Message, request: int) -> None:
         sender = self.role.other

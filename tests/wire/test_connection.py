@@ -26,6 +26,7 @@ from lanyinglog.wire.messages import (
     Ping,
     Pong,
     Publish,
+    Status,
     Welcome,
     to_frame,
 )
@@ -310,3 +311,28 @@ class Conversation(RuleBasedStateMachine):
 
 Conversation.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 TestConversation = Conversation.TestCase
+
+
+# ---------------------------------------------------------------------------------------- publishes, one after another
+def test_publishes_with_the_same_header_are_read_like_the_first_and_others_are_not() -> None:
+    node = connection(Role.NODE, State.OPEN)
+    said = [
+        (1, Publish(b"one", "main")),
+        (2, Publish(b"two", "main")),
+        (3, Status("main")),  # the same header, of another kind
+        (4, Publish(b"three", "main")),
+        (5, Publish(b"four", "other")),
+        (6, Publish(b"", "other")),
+        (7, Publish(b"five", "main")),
+    ]
+    for request, message in said:
+        assert list(node.receive(to_frame(message, request))) == [(request, message)]
+    node = connection(Role.NODE, State.OPEN)
+    assert list(node.receive(b"".join(to_frame(message, request) for request, message in said))) == said
+
+
+def test_a_publish_like_the_last_but_without_a_request_id_is_refused_all_the_same() -> None:
+    node = connection(Role.NODE, State.OPEN)
+    say(node, Role.CLIENT, Publish(b"one", "main"), 1)
+    with pytest.raises(ProtocolError, match="request id 0"):
+        list(node.receive(encode_frame(Publish.KIND, 0, {"log": "main"}, [b"two"])))
