@@ -169,6 +169,7 @@ class Publisher:
 
     def _note(self, batch: Batch, result: Result) -> None:
         """A batch was settled."""
+        self._yield_due = False  # others had their turn
         self._settled += batch.count
         if isinstance(result, LanyingError):
             if self._settings.stop_at_failure:
