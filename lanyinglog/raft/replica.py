@@ -168,8 +168,7 @@ class Replica:
             self.election.count(sender, message, term=self.engine.term)
         elif isinstance(message, TimeoutNow) and message.term == self.engine.term and sender == self.engine.leader:
             self._campaign(now)
-        if self.joining is not None:
-            self._joining_moved(now)
+        self._joining_moved(now)
 
     # -------------------------------------------------------------------------------------------------- snapshots
     def _snapshot_message(self, sender: str, message: Appended | Offer | Fetch | Chunk, now: float) -> None:
@@ -491,7 +490,7 @@ class Replica:
 
     @property
     def leads(self) -> bool:
-        """Whether this node is the leader, as far as it knows."""
+        """See `Engine.leads`."""
         return self.engine.leads
 
     def _apply_index(self, index: int) -> None:
