@@ -28,6 +28,7 @@ here cost a seventh of their messages."""
 AT_ONCE_ROWS_MAX = 512
 """Of a checkpoint: rows, records and postings together."""
 QUICK_S = 0.010
+"""A write that took longer was a slow one."""
 QUICK_WRITES_MIN = 16
 """So many small writes in a row have to be quick before one is made in the event loop."""
 

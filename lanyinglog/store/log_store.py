@@ -184,7 +184,7 @@ class LogStore(Protocol):
         """All rows of the state machine's tables, in key order, as of `applied`."""
 
     def write(self, writes: Writes) -> None:
-        """One synced transaction. Runs in a worker thread; one at a time."""
+        """One synced transaction; one at a time, from whichever thread."""
 
     def entry(self, index: int) -> Entry:
         """The entry, CRC32C checked. `KeyError` if there is none."""
