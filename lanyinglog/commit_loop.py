@@ -40,6 +40,8 @@ UNWRITTEN_BYTES_MAX = 32 << 20
 WRITTEN_FIRST_BYTES_MAX = 64 << 10
 """So little that came from a leader goes to the disk before the turn that might commit something, for its answer is
 waited for; more waits for the turn, so that a checkpoint that falls due in it needs no sync of its own."""
+WRITES_A_TURN_MAX = 8
+"""Made in the event loop one after another, each because of the one before, until other tasks have their turn."""
 _LATENESS_S_MAX = 0.001  # never sleep a whole second for a deadline that float arithmetic puts a hair ahead
 
 log = structlog.get_logger()
@@ -124,8 +126,12 @@ class CommitLoop:
             return
         try:
             self._turn(due)
-            while self._write():
+            for _ in range(WRITES_A_TURN_MAX):
+                if not self._write():
+                    break
                 self._turn(False)
+            else:
+                self.wake()  # there may be more to do, but others have to do something, too
         except Exception as error:
             self._fail(error)
             return

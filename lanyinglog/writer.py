@@ -2,7 +2,7 @@
 thread.
 
 A thread costs more than what it does here: to begin a write in one and to hear of its end takes two system calls, two
-passes of trio's loop, and twice the interpreter's lock from whoever has it: a tenth of a lone publish. Meanwhile the
+passes of trio's loop, and twice the interpreter's lock from whoever has it: 7 % of a lone publish. Meanwhile the
 loop has little to do: what comes while the disk is busy waits for the disk.
 
 What may not happen is that a disk which takes its time (one that spins, one behind a network, one that stalls) stops

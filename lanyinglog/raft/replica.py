@@ -159,7 +159,7 @@ class Replica:
         if self.guard.leader_contact_at is not None or (not traffic and self._gave_vote(term_before)):
             self.election.postpone(now)
         self._follow_members()
-        if isinstance(message, Appended | Offer | Fetch | Chunk):
+        if isinstance(message, (Appended, Offer, Fetch, Chunk)):
             if message.term == self.engine.term:
                 self._snapshot_message(sender, message, now)
         elif isinstance(message, PreVoteRequest):

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 import trio.testing
+from log.writers import WriterAtOnce
 
 from lanyinglog import commit_loop
 from lanyinglog.batcher import BatcherLimits, Ticket
@@ -49,20 +50,6 @@ class GatedStore(MemoryStore):
         if self.failure is not None:
             raise self.failure
         super().write(writes)
-
-
-class WriterAtOnce:
-    """Writes all in the event loop."""
-
-    def __init__(self, store: MemoryStore) -> None:
-        self._store = store
-
-    def write_at_once(self, writes: Writes) -> bool:
-        self._store.write(writes)
-        return True
-
-    def begin(self, writes: Writes, ended: Callable[[BaseException | None], None]) -> None:
-        raise AssertionError("all is written at once")
 
 
 class Log:
@@ -143,6 +130,24 @@ async def test_what_is_written_at_once_is_committed_when_the_turn_is_over() -> N
         tickets.append(log.submit())
         log.loop.heard()
         assert [(await ticket.wait()).first_seq for ticket in tickets] == [1, 2, 3]
+
+
+async def test_others_have_their_turn_although_one_write_at_once_gives_rise_to_the_next_for_ever() -> None:
+    async with running(at_once=True) as log:
+        begun = log.store.begun
+        log.loop.core.__class__ = Restless
+        log.submit()
+        for _ in range(5):
+            await log.loop.wait_turn()
+        assert log.store.begun > begun + 5
+
+
+class Restless(LogCore):
+    """Always has something to write."""
+
+    @property
+    def wants_write(self) -> bool:
+        return not self.replica.journal.writing
 
 
 @pytest.mark.parametrize("at_once", [False, True])

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
 import trio
+from log.writers import WriterAtOnce
 
 from lanyinglog import record
 from lanyinglog.commit_loop import CommitLoop
@@ -18,27 +19,12 @@ from lanyinglog.machine.members import Members
 from lanyinglog.raft.messages import PeerMessage
 from lanyinglog.raft.replica import Timing
 from lanyinglog.service import Ack
-from lanyinglog.store.log_store import Writes
 from lanyinglog.store.memory import MemoryDisk, MemoryStore
 
 pytestmark = [pytest.mark.trio, pytest.mark.usefixtures("autojump_clock")]
 
 NAMES = ("n1", "n2", "n3")
 TIMING = Timing(election_timeout_s=1.0, heartbeat_s=0.05)
-
-
-class WriterAtOnce:
-    """Writes in the event loop, so that virtual time does not run on meanwhile."""
-
-    def __init__(self, store: MemoryStore) -> None:
-        self._store = store
-
-    def write_at_once(self, writes: Writes) -> bool:
-        self._store.write(writes)
-        return True
-
-    def begin(self, writes: Writes, ended: Callable[[BaseException | None], None]) -> None:
-        raise AssertionError("all is written at once")
 
 
 class Trio:

@@ -106,6 +106,23 @@ async def test_a_file_stays_near_its_limit_and_readers_are_told(tmp_path: Path) 
     await with_log(directory, again)
 
 
+async def test_a_time_before_the_log_leads_to_its_front_while_what_is_trimmed_is_still_stored(
+    tmp_path: Path,
+) -> None:
+    async def use(hosted: HostedLog) -> None:
+        await publish(hosted, 1)
+        hosted._core.trimmer.step = lambda goal, *, bytes_added: None  # type: ignore[method-assign]
+        await hosted.set_retention({"bytes": LIMIT})
+        await publish(hosted, 100)
+        with trio.fail_after(20):
+            while hosted.first_seq == 1:
+                await publish(hosted, 1)
+        assert hosted.log_info()["first_index"] == 1, "nothing is removed"
+        assert await hosted.seq_at_time(1) == hosted.first_seq
+
+    await with_log(tmp_path / "main", use)
+
+
 async def test_age_empties_a_log_that_nobody_writes_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log_core, "CHECKPOINT_S", 0.1)
 
