@@ -111,13 +111,14 @@ class Batcher:
     def submit(self, batch: BatchView, now: float) -> Ticket:
         """Queue ``batch`` behind those before it. `Busy` when full."""
         limits = self._limits
-        if self._waiting_bytes + len(batch.encoded) > limits.waiting_bytes_max:
+        size = len(batch.encoded)
+        if self._waiting_bytes + size > limits.waiting_bytes_max:
             raise Busy(f"{self._waiting_bytes} bytes of batches wait already")
         if len(self._waiting) >= limits.waiting_batches_max:
             raise Busy(f"{len(self._waiting)} batches wait already")
-        ticket = self.ticket(now)
+        ticket = Ticket(now + limits.deadline_s, self._to_tell)
         self._waiting.append((batch, ticket))
-        self._waiting_bytes += len(batch.encoded)
+        self._waiting_bytes += size
         return ticket
 
     def ticket(self, now: float) -> Ticket:

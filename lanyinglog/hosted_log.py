@@ -77,14 +77,15 @@ class HostedLog:
         return self._core.tail.last_seq
 
     def submit(self, batch: BatchView, *, received: float) -> Ticket:
-        ticket = self._core.submit(batch, received)
-        if self._core.may_propose:  # else the turn that makes it possible will find it
+        core = self._loop.core
+        ticket = core.submit(batch, received)
+        if core.may_propose:  # else the turn that makes it possible will find it
             self._loop.turn()
         return ticket
 
     @property
     def has_room(self) -> bool:
-        return self._core.batcher.has_room
+        return self._loop.core.batcher.has_room
 
     async def wait_room(self) -> None:
         while not self.has_room:

@@ -121,7 +121,7 @@ class LogCore:
     # --------------------------------------------------------------------------------------------------- inputs
     def submit(self, batch: BatchView, now: float) -> Ticket:
         """Queue a batch. `NotLeader`, `StorageFull` and `Busy` are definite: it will not happen."""
-        if not self.replica.leads:
+        if not self.replica.engine.leads:
             raise NotLeader("this node does not lead the log", hint=self.leader_hint())
         if self.storage_full:
             raise StorageFull("the disk of the leader has no room; reads go on")
@@ -312,7 +312,7 @@ class LogCore:
             except ValueError:
                 continue  # unreadable to every node alike: it has no messages
             batches = (part for part in entry.commands if part.kind == KIND_BATCH)
-            messages = sum(skim_batch(command, part.start, part.stop).count for part in batches)
+            messages = sum(run[1] for part in batches for run in skim_batch(command, part.start, part.stop)[2])
             newest = max(newest, entry.timestamp + messages)
         return newest
 

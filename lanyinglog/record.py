@@ -48,6 +48,7 @@ import sys
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
@@ -75,12 +76,17 @@ _PAIR = struct.Struct("<II")
 _U32 = struct.Struct("<I")
 _BATCH_AND_CRC = struct.Struct("<BBH16sQII")
 _PAIR_AND_RUN = struct.Struct("<IIBBHII")
+_SINGLE = struct.Struct("<BBH16sQIIIIBBHII")  # a batch of one run: both headers
+_SKIMMED_SINGLE = struct.Struct("<2xH16sQI4xI6xHI")  # the same, as in `_SKIMMED`
 BATCH_HEADER_BYTES = _BATCH.size + _U32.size
 RUN_HEADER_BYTES = _PAIR.size + _RUN.size
 _KIND_RUN = 1
 _NO_KEY = 0xFFFF_FFFF
 _COLUMN_KEYS = 1
 _COLUMN_HEADERS = 2
+_SINGLE_TOPIC_AT = _SINGLE.size
+_SINGLE_CRC_AT = BATCH_HEADER_BYTES + 4  # that of the run
+_SINGLE_CHECKED_AT = _SINGLE_CRC_AT + 4
 
 crc32c = google_crc32c.value
 
@@ -124,6 +130,10 @@ class BatchView:
     count: int
     runs: tuple[RunView, ...]
     encoded: bytes
+
+
+SkimmedRun = tuple[str, int, int, int]
+"""Topic, messages, start and stop of a run in an entry. A plain tuple, for each node makes one for each batch."""
 
 
 # ------------------------------------------------------------------------------------------------ producer's side
@@ -226,6 +236,31 @@ def encode_batch(producer: bytes, number: int, runs: Sequence[bytes]) -> bytes:
 # -------------------------------------------------------------------------------------------------- broker's side
 def parse_batch(encoded: bytes) -> BatchView:
     """The headers of a batch, every bound and every CRC32C checked; `BadBatch` names what is wrong."""
+    stop = len(encoded)
+    if not _SINGLE_TOPIC_AT <= stop <= BATCH_BYTES_MAX:
+        return _parse_runs(encoded)
+    # One look at both headers of a batch of one run, as small ones are. Whatever is not as it should be is left to
+    # `_parse_runs`, which knows what to say about it.
+    version, flags, runs, producer, number, count, crc, *of_run = _SINGLE.unpack_from(encoded)
+    length, run_crc, kind, run_codec, topic_bytes, messages, size = of_run
+    body_at = _SINGLE_TOPIC_AT + topic_bytes
+    if (
+        (version, flags, runs, kind) != (1, 0, 1, _KIND_RUN)
+        or number < 1
+        or not 1 <= count == messages <= MESSAGES_MAX
+        or run_codec not in CODEC_NUMBERS
+        or size > DECODED_BYTES_MAX
+        or not body_at <= stop == BATCH_HEADER_BYTES + 4 + length
+        or crc32c(encoded[_SINGLE_CHECKED_AT:]) != run_crc
+        or crc32c(encoded[: _BATCH.size] + encoded[_SINGLE_CRC_AT:_SINGLE_CHECKED_AT]) != crc
+    ):
+        return _parse_runs(encoded)
+    topic = _parse_topic(encoded[_SINGLE_TOPIC_AT:body_at])
+    return BatchView(producer, number, count, (RunView(topic, count, BATCH_HEADER_BYTES, stop),), encoded)
+
+
+def _parse_runs(encoded: bytes) -> BatchView:
+    """`parse_batch`, run by run."""
     if not BATCH_HEADER_BYTES <= len(encoded) <= BATCH_BYTES_MAX:
         raise BadBatch(f"a batch of {len(encoded)} bytes; {BATCH_HEADER_BYTES} to {BATCH_BYTES_MAX} are allowed")
     version, flags, run_count, producer, number, count, crc = _BATCH_AND_CRC.unpack_from(encoded)
@@ -278,25 +313,37 @@ def _parse_run(encoded: bytes, at: int) -> tuple[RunView, int]:
     body_at = at + RUN_HEADER_BYTES + topic_bytes
     if body_at > stop:
         raise BadBatch("a run's topic is cut off")
-    try:
-        topic = check_topic(encoded[at + RUN_HEADER_BYTES : body_at].decode())
-    except (UnicodeDecodeError, LanyingError) as error:
-        raise BadBatch(f"a run's topic: {error}") from error
+    topic = _parse_topic(encoded[at + RUN_HEADER_BYTES : body_at])
     return RunView(topic, count, at, stop), decoded_bytes
 
 
-def skim_batch(encoded: bytes, at: int, stop: int) -> BatchView:
-    """A batch inside checked bytes (an entry's CRC32C covers it): offsets are into ``encoded``, no CRC again."""
-    _, _, run_count, producer, number, count = _BATCH.unpack_from(encoded, at)
+@lru_cache(maxsize=4096)
+def _parse_topic(name: bytes) -> str:
+    try:
+        return check_topic(name.decode())
+    except (UnicodeDecodeError, LanyingError) as error:
+        raise BadBatch(f"a run's topic: {error}") from error
+
+
+def skim_batch(encoded: bytes, at: int, stop: int) -> tuple[bytes, int, Sequence[SkimmedRun]]:
+    """Producer, number and runs of a batch inside checked bytes (an entry's CRC32C covers it): offsets are into
+    ``encoded``, no CRC again."""
+    if stop - at >= _SINGLE_TOPIC_AT:
+        run_count, producer, number, _, length, topic_bytes, messages = _SKIMMED_SINGLE.unpack_from(encoded, at)
+        run_at = at + BATCH_HEADER_BYTES
+        if run_count == 1 and run_at + 4 + length == stop:
+            at += _SINGLE_TOPIC_AT
+            return producer, number, ((encoded[at : at + topic_bytes].decode(), messages, run_at, stop),)
+    _, _, run_count, producer, number, _ = _BATCH.unpack_from(encoded, at)
     at += BATCH_HEADER_BYTES
     runs = []
     for _ in range(run_count):
         length, topic_bytes, messages = _SKIMMED.unpack_from(encoded, at)
         topic = encoded[at + RUN_HEADER_BYTES : at + RUN_HEADER_BYTES + topic_bytes].decode()
-        runs.append(RunView(topic, messages, at, at + 4 + length))
+        runs.append((topic, messages, at, at + 4 + length))
         at += 4 + length
     assert at == stop, "a stored batch has the length that was checked when it came in"
-    return BatchView(producer, number, count, tuple(runs), encoded)
+    return producer, number, runs
 
 
 # ---------------------------------------------------------------------------------------------- subscriber's side

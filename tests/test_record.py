@@ -75,9 +75,9 @@ def test_a_batch_inside_an_entry_is_skimmed_as_it_was_parsed(
 ) -> None:
     encoded = encode(runs)
     parsed = parse_batch(encoded)
-    skimmed = skim_batch(before + encoded + behind, len(before), len(before) + len(encoded))
-    assert (skimmed.producer, skimmed.number, skimmed.count) == (parsed.producer, parsed.number, parsed.count)
-    moved = [(run.topic, run.count, run.start - len(before), run.stop - len(before)) for run in skimmed.runs]
+    producer, number, skimmed = skim_batch(before + encoded + behind, len(before), len(before) + len(encoded))
+    assert (producer, number) == (parsed.producer, parsed.number)
+    moved = [(topic, count, start - len(before), stop - len(before)) for topic, count, start, stop in skimmed]
     assert moved == [(run.topic, run.count, run.start, run.stop) for run in parsed.runs]
 
 
@@ -105,6 +105,7 @@ SMALL_BATCH = encode(
         ("z", [OutgoingMessage(b"three" * 20)], CODEC_ZSTD),
     ]
 )
+SINGLE_BATCH = encode([("orders.eu", [OutgoingMessage(b"one", b"k", {"h": "v"})], CODEC_NONE)])
 SMALL_RUN = encode_run("orders.eu", [OutgoingMessage(b"one", b"k", {"h": "v"}), OutgoingMessage(b"two")])
 
 
@@ -112,6 +113,15 @@ SMALL_RUN = encode_run("orders.eu", [OutgoingMessage(b"one", b"k", {"h": "v"}), 
 def test_every_flip_of_a_byte_of_a_batch_is_found(at: int) -> None:
     for mask in (*(1 << bit for bit in range(8)), 0xFF):
         damaged = bytearray(SMALL_BATCH)
+        damaged[at] ^= mask
+        with pytest.raises(BadBatch):
+            parse_batch(bytes(damaged))
+
+
+@pytest.mark.parametrize("at", range(len(SINGLE_BATCH)))
+def test_every_flip_of_a_byte_of_a_batch_of_one_run_is_found(at: int) -> None:
+    for mask in (*(1 << bit for bit in range(8)), 0xFF):
+        damaged = bytearray(SINGLE_BATCH)
         damaged[at] ^= mask
         with pytest.raises(BadBatch):
             parse_batch(bytes(damaged))
@@ -138,7 +148,15 @@ def test_a_torn_run_is_refused(length: int) -> None:
         decode_run(SMALL_RUN[:length], first_seq=1, timestamp=1)
 
 
+@pytest.mark.parametrize("length", range(len(SINGLE_BATCH)))
+def test_a_torn_batch_of_one_run_is_refused(length: int) -> None:
+    with pytest.raises(BadBatch):
+        parse_batch(SINGLE_BATCH[:length])
+
+
 def test_junk_behind_a_batch_or_a_run_is_refused() -> None:
+    with pytest.raises(BadBatch, match="behind the last run"):
+        parse_batch(SINGLE_BATCH + b"\0")
     with pytest.raises(BadBatch, match="behind the last run"):
         parse_batch(SMALL_BATCH + b"\0")
     with pytest.raises(BadBatch, match="behind a run"):

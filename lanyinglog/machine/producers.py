@@ -40,7 +40,7 @@ class Producer:
     the table's own time (`Producers`)."""
 
     number: int
-    acks: tuple[tuple[int, int, int], ...]
+    acks: list[tuple[int, int, int]]
     used_ns: int
 
     @property
@@ -67,6 +67,7 @@ class Producers:
         self._changed: set[bytes] = set()
         self._producers_max = producers_max
         self._idle_ns_max = idle_ns_max
+        self._nobody_idle_ns = 0  # up to this time nobody has been idle for too long
 
     def __len__(self) -> int:
         return len(self._table)
@@ -90,19 +91,24 @@ class Producers:
 
     def accept(self, producer: bytes, number: int, ack: Ack) -> None:
         """Remember a new batch; then forget who is over a bound."""
-        known = self._table.get(producer)
-        acks = (ack.first_seq, ack.count, ack.timestamp)
-        self._time_ns += min(ack.timestamp - self._newest_timestamp, self._step_ns_max)
+        table = self._table
+        known = table.get(producer)
+        step = ack.timestamp - self._newest_timestamp
+        self._time_ns = used_ns = self._time_ns + (step if step < self._step_ns_max else self._step_ns_max)
         self._newest_timestamp = ack.timestamp
         if known is None:
-            self._table[producer] = Producer(number, (acks,), self._time_ns)
+            known = table[producer] = Producer(number, [], used_ns)
         else:
             known.number = number
-            known.used_ns = self._time_ns
-            known.acks = (*known.acks[1 - WINDOW :], acks) if WINDOW > 1 else (acks,)
-            self._table.move_to_end(producer)
+            known.used_ns = used_ns
+            table.move_to_end(producer)
+        acks = known.acks
+        acks.append((ack.first_seq, ack.count, ack.timestamp))
+        if len(acks) > WINDOW:
+            del acks[0]
         self._changed.add(producer)
-        self._forget()
+        if used_ns > self._nobody_idle_ns or len(table) > self._producers_max:
+            self._forget()
 
     def _forget(self) -> None:
         table = self._table
@@ -110,8 +116,9 @@ class Producers:
             key = next(iter(table), None)  # who was used least lately
             if key is None:
                 return
-            idle = self._time_ns - table[key].used_ns > self._idle_ns_max
-            if not idle and len(table) <= self._producers_max:
+            idle_from_ns = table[key].used_ns + self._idle_ns_max
+            if self._time_ns <= idle_from_ns and len(table) <= self._producers_max:
+                self._nobody_idle_ns = idle_from_ns  # whoever is used from now on is idle later
                 return
             del table[key]
             self._changed.add(key)
@@ -136,6 +143,6 @@ class Producers:
                 self._time_ns, self._newest_timestamp = codec.unpack(value)
                 continue
             number, acks, used_ns = codec.unpack(value)
-            loaded.append((key, Producer(number, tuple((a, b, c) for a, b, c in acks), used_ns)))
+            loaded.append((key, Producer(number, [(a, b, c) for a, b, c in acks], used_ns)))
         loaded.sort(key=lambda pair: pair[1].last_timestamp)
         self._table = OrderedDict(loaded)

@@ -108,7 +108,10 @@ class StateMachine:
         runs: list[RunPlace] = []
         dropped: list[int] = []
         for ordinal, part in enumerate(entry.commands):
-            result = self._apply_command(index, command, part, timestamp, runs)
+            if part.kind == KIND_BATCH:
+                result = self._apply_batch(index, command, part, timestamp, runs)
+            else:
+                result = self._apply_command(index, command[part.start : part.stop], part.kind, timestamp)
             results.append(result)
             if isinstance(result, Ack) and not result.duplicate:
                 timestamp += result.count
@@ -127,25 +130,21 @@ class StateMachine:
         self._records.append(done)
         return Applied(done, tuple(results), tuple(runs))
 
-    def _apply_command(
-        self, index: int, command: bytes, part: CommandView, timestamp: int, runs: list[RunPlace]
-    ) -> Result:
-        if part.kind == KIND_BATCH:
-            return self._apply_batch(index, command, part, timestamp, runs)
-        body = command[part.start : part.stop]
+    def _apply_command(self, index: int, body: bytes, kind: int, timestamp: int) -> Result:
+        """What is no batch."""
         try:
-            if part.kind == KIND_SETTINGS:
+            if kind == KIND_SETTINGS:
                 self.retention = retention.changed(self.retention, body)
-            elif part.kind == KIND_TRIM:
+            elif kind == KIND_TRIM:
                 self._trim(index, retention.decode_trim(body))
-            elif part.kind == KIND_MEMBERS:
+            elif kind == KIND_MEMBERS:
                 self.members, self._members_changed = Members.decode(body), True
                 return Ack(self.last_seq + 1, 0, timestamp)
-            elif part.kind == KIND_PURGE:
+            elif kind == KIND_PURGE:
                 self._purge(Purge.decode(body))
                 return Ack(self.last_seq + 1, 0, timestamp)
             else:
-                return BadBatch(f"a command of unknown kind {part.kind}")
+                return BadBatch(f"a command of unknown kind {kind}")
         except BadRequest as error:
             return error
         self._retention_changed = True
@@ -171,31 +170,26 @@ class StateMachine:
         self, index: int, command: bytes, part: CommandView, timestamp: int, runs: list[RunPlace]
     ) -> Result:
         try:
-            batch = record.skim_batch(command, part.start, part.stop)
+            producer, number, batch_runs = record.skim_batch(command, part.start, part.stop)
         except (struct.error, UnicodeDecodeError, IndexError, AssertionError) as error:
             return BadBatch(f"a batch that can't be read: {error}")
-        verdict = self.producers.verdict(batch.producer, batch.number)
+        verdict = self.producers.verdict(producer, number)
         if verdict is not None:
             return verdict
-        if not self.topics.has_room_for(batch.runs):
-            return TooManyTopics(f"batch {batch.number} names a new topic and the log is full of them")
-        count = batch.runs[0].count if len(batch.runs) == 1 else sum(run.count for run in batch.runs)
-        ack = Ack(self.last_seq + 1, count, timestamp)
-        for run in batch.runs:
-            place = RunPlace(run.topic, self.last_seq + 1, timestamp, run.count, run.start, run.stop)
-            runs.append(place)
-            self.last_seq += run.count
-            timestamp += run.count
-            self.topics.count(
-                run.topic,
-                index=index,
-                messages=run.count,
-                bytes=run.stop - run.start,
-                last_seq=self.last_seq,
-                last_timestamp=timestamp - 1,
-            )
-        self.last_timestamp = timestamp - 1
-        self.producers.accept(batch.producer, batch.number, ack)
+        topics = self.topics
+        if not topics.has_room_for(batch_runs):
+            return TooManyTopics(f"batch {number} names a new topic and the log is full of them")
+        first_seq = seq = self.last_seq + 1
+        next_timestamp = timestamp
+        for topic, count, start, stop in batch_runs:
+            runs.append(RunPlace(topic, seq, next_timestamp, count, start, stop))
+            seq += count
+            next_timestamp += count
+            topics.count(topic, index, count, stop - start, seq - 1, next_timestamp - 1)
+        self.last_seq = seq - 1
+        self.last_timestamp = next_timestamp - 1
+        ack = Ack(first_seq, seq - first_seq, timestamp)
+        self.producers.accept(producer, number, ack)
         return ack
 
     # ------------------------------------------------------------------------------------------- checkpoint
@@ -254,8 +248,8 @@ def places(command: bytes, done: EntryRecord) -> tuple[RunPlace, ...]:
     for ordinal, part in enumerate(parse_entry(command).commands):
         if ordinal in done.dropped or part.kind != KIND_BATCH:
             continue
-        for run in record.skim_batch(command, part.start, part.stop).runs:
-            runs.append(RunPlace(run.topic, seq, timestamp, run.count, run.start, run.stop))
-            seq += run.count
-            timestamp += run.count
+        for topic, count, start, stop in record.skim_batch(command, part.start, part.stop)[2]:
+            runs.append(RunPlace(topic, seq, timestamp, count, start, stop))
+            seq += count
+            timestamp += count
     return tuple(runs)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lanyinglog import codec
-from lanyinglog.record import RunView
+from lanyinglog.record import SkimmedRun
 from lanyinglog.service import TopicStat
 from lanyinglog.store.log_store import BLOCK_ENTRIES
 
@@ -47,15 +47,15 @@ class TopicTable:
         self.purged: Mapping[str, int] = {}
         """Topic -> the seq up to which it is purged, of those that were; replaced, never changed."""
 
-    def has_room_for(self, runs: Sequence[RunView]) -> bool:
+    def has_room_for(self, runs: Sequence[SkimmedRun]) -> bool:
         """Whether the topics of all ``runs`` are known or may be added."""
         known = self._table
         for run in runs:
-            if run.topic not in known:
-                return len(known) + len({run.topic for run in runs} - known.keys()) <= self._topics_max
+            if run[0] not in known:
+                return len(known) + len({topic for topic, *_ in runs} - known.keys()) <= self._topics_max
         return True
 
-    def count(self, name: str, *, index: int, messages: int, bytes: int, last_seq: int, last_timestamp: int) -> None:
+    def count(self, name: str, index: int, messages: int, bytes: int, last_seq: int, last_timestamp: int) -> None:
         """A run of ``messages`` of topic ``name`` lies in entry ``index``."""
         topic = self._table.get(name)
         if topic is None:

@@ -38,7 +38,7 @@ class Outbox:
 
     def put_reply(self, frame: bytes) -> None:
         """Send a reply, or queue it behind the replies before it. Never blocks."""
-        if self._nothing_waits and self._sent(frame):
+        if self._nothing_waits() and self._sent(frame):
             return
         self._replies.append(frame)
         self._replies_bytes += len(frame)
@@ -74,15 +74,16 @@ class Outbox:
 
     def try_push(self, frame: bytes) -> bool:
         """Send ``frame`` if nothing else waits to be sent; whether it left, or has begun to."""
-        return self._nothing_waits and self._sent(frame)
+        return self._nothing_waits() and self._sent(frame)
 
-    @property
     def _nothing_waits(self) -> bool:
         return self._writer_waits and not self._replies and self._push is None and self._rest is None
 
     def _sent(self, frame: bytes) -> bool:
         """Whether all of ``frame`` was sent now, or some: then the writer sends the rest before all else."""
-        sent = 0 if self._send_now is None or self._finished else self._send_now(frame)
+        if self._send_now is None or self._finished:
+            return False
+        sent = self._send_now(frame)
         if 0 < sent < len(frame):
             self._rest = frame[sent:]
             self._work.unpark()

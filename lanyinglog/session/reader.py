@@ -34,6 +34,9 @@ class Answerer(Protocol):
     def answer(self, request: int, message: Message) -> None:
         """Answer what may be answered."""
 
+    def answer_publish(self, request: int, batch: bytes, log: str) -> bool:
+        """`may_answer` and `answer` for a publish; False if it has to wait."""
+
     async def answer_in_time(self, request: int, message: Message) -> None:
         """Wait for what ``message`` needs, then answer it."""
 
@@ -125,6 +128,9 @@ class Reader:
 
     def _take_in_passing(self, received: bytes) -> bool:
         """Whether nothing of what ``received`` brought has to be waited for."""
+        publish = self._wire.repeated_publish(received)
+        if publish is not None and self._answerer.answer_publish(*publish):
+            return True
         self._take(received)
         return self._held is None and not self._wire.inside_frame
 

@@ -121,6 +121,17 @@ class Connection:
         self.state = state
         return to_frame(message, request)
 
+    def repeated_publish(self, data: bytes) -> tuple[int, bytes, str] | None:
+        """Request, batch and log of the publish that ``data`` is, if it comes next, is whole, and differs from the
+        publish before it in request and batch alone; there is no more to be done about it then. For such a one, which
+        is all that a small producer says, `receive` costs as much as what comes after it. None for whatever else it is:
+        then nothing has happened, and it is to be received."""
+        if self.state is not State.OPEN:
+            return None
+        header, log = self._last_publish
+        found = self._decoder.repeated(data, Publish.KIND, header)
+        return (*found, log) if found is not None and found[0] else None
+
     def receive(self, data: bytes | bytearray | memoryview) -> Iterator[Received]:
         """The messages that ``data`` completes, in order; take them all before the next call.
 

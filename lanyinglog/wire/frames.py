@@ -69,8 +69,7 @@ def encode_packed_head(kind: int, request: int, packed: bytes, body_bytes: int) 
     """`encode_frame_head` for who has the header as msgpack already, at most `HEADER_BYTES_MAX` of it."""
     size = len(packed)
     covered = _COVERED.pack(HEAD_BYTES - LENGTH_BYTES + size + body_bytes, kind, 0, size, request)
-    crc: int = _extend(_value(covered), packed)
-    return covered + _LENGTH.pack(crc) + packed
+    return covered + _LENGTH.pack(_value(covered + packed)) + packed
 
 
 def encode_frame(
@@ -124,6 +123,25 @@ class FrameDecoder:
             last += data
         else:
             self._pieces.append(bytearray(data))
+
+    def repeated(self, data: bytes, kind: int, header: dict[str, Any] | None) -> tuple[int, bytes] | None:
+        """Request and body of the frame that ``data`` is, if it comes next, is whole, of ``kind``, and has the header
+        of the frame before it, whose ``header`` that is; there is no more to be done about it then. None for whatever
+        else it is: then nothing has happened, and it is to be fed."""
+        packed, last = self._repeated
+        if last is not header or packed is None or self._size or self._error is not None or len(data) < HEAD_BYTES:
+            return None
+        length, found, flags, header_bytes, request, crc = _HEAD.unpack_from(data)
+        body_at = HEAD_BYTES + header_bytes
+        if (
+            found != kind
+            or flags
+            or not body_at <= length + LENGTH_BYTES == len(data) <= self.frame_bytes_max
+            or data[HEAD_BYTES:body_at] != packed
+            or _extend(_value(data[:CRC_AT]), packed) != crc
+        ):
+            return None
+        return request, data[body_at:]
 
     def next_frame(self) -> Frame | None:
         """The next complete frame, or None until more is fed. `FrameTooLarge` or another `ProtocolError`."""

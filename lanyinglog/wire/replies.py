@@ -114,8 +114,14 @@ _TRUE, _FALSE = 0xC3, 0xC2
 def encode_acked(request: int, ack: Ack) -> bytes:
     """The frame of an `Acked`, which a node says more often than anything else; its integers are of full width."""
     packed = _ACKED.pack(
-        *(b"\x84\xa9first_seq\xcf", ack.first_seq, b"\xa5count\xce", ack.count),
-        *(b"\xa9timestamp\xcf", ack.timestamp, b"\xa9duplicate", _TRUE if ack.duplicate else _FALSE),
+        b"\x84\xa9first_seq\xcf",
+        ack.first_seq,
+        b"\xa5count\xce",
+        ack.count,
+        b"\xa9timestamp\xcf",
+        ack.timestamp,
+        b"\xa9duplicate",
+        _TRUE if ack.duplicate else _FALSE,
     )
     return encode_packed_head(Acked.KIND, request, packed, 0)
 

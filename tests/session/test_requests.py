@@ -189,6 +189,35 @@ async def test_a_connection_is_not_read_while_the_log_has_no_room_and_others_are
         await drain(greedy, range(1, 6))
 
 
+async def test_publishes_that_come_one_by_one_wait_for_room_as_well() -> None:
+    service = MemoryLogService(pending_max=4)
+    service.held = True
+    async with house(service, limits=config.Limits(connection_inflight_batches_max=2)) as at:
+        clients = [await at.client() for _ in range(3)]
+        for number in range(1, 4):
+            for producer, client in enumerate(clients):
+                await client.send(Publish(batch(number, producer=producer)), number)
+                await trio.testing.wait_all_tasks_blocked()
+        assert service.pending == 4
+        service.release()
+        for client in clients:
+            await drain(client, range(1, 4))
+        assert service.last_seq == 9
+
+
+async def test_a_wrong_publish_among_those_that_come_one_by_one_costs_nothing_but_itself() -> None:
+    async with house() as at:
+        client = await at.client()
+        for request, number in enumerate((1, 2, 7, 3), start=1):
+            await client.send(Publish(batch(number)), request)
+            if number == 7:
+                await client.expect_error("batch_out_of_order", request)
+                await client.send(Publish(batch(3)[:-1] + b"\0"), 9)
+                await client.expect_error("bad_batch", 9)
+            else:
+                assert (await client.expect(Acked, request)).first_seq == number
+
+
 async def test_a_log_that_is_busy_says_so() -> None:
     service = MemoryLogService()
     service.refusal = Busy("too many batches wait")

@@ -4,9 +4,10 @@ both the same."""
 from __future__ import annotations
 
 from collections import deque
+from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, precondition, rule
 from wire.examples import EXAMPLES, any_message, request_of
@@ -336,3 +337,88 @@ def test_a_publish_like_the_last_but_without_a_request_id_is_refused_all_the_sam
     say(node, Role.CLIENT, Publish(b"one", "main"), 1)
     with pytest.raises(ProtocolError, match="request id 0"):
         list(node.receive(encode_frame(Publish.KIND, 0, {"log": "main"}, [b"two"])))
+
+
+SAID = st.one_of(
+    st.builds(Publish, st.binary(max_size=20), st.sampled_from(["main", "other"])),
+    st.just(Ping()),
+    st.just(Status("main")),  # the header of a publish, of another kind
+)
+DAMAGE = st.one_of(
+    st.none(),
+    st.tuples(st.integers(0, 60), st.integers(1, 255)),  # a byte flipped
+    st.integers(1, 40),  # bytes that are missing, or come later
+)
+PIECES = st.lists(st.tuples(SAID, st.integers(0, 3), DAMAGE, st.booleans()), max_size=8)
+
+
+@settings(max_examples=500)
+@given(PIECES)
+def test_what_is_read_at_once_is_what_receive_makes_of_it(pieces: list[tuple[Message, int, Any, bool]]) -> None:
+    hasty, thorough = (connection(Role.NODE, State.OPEN) for _ in range(2))
+    for side in (hasty, thorough):
+        say(side, Role.CLIENT, Publish(b"first", "main"), 1)
+    rest = b""
+    for message, request, damage, joined in pieces:
+        data = bytearray(rest + encode_frame(message.KIND, request, message.header(), message.body()))
+        rest = b""
+        if isinstance(damage, tuple) and damage[0] < len(data):
+            data[damage[0]] ^= damage[1]
+        elif isinstance(damage, int):
+            data, left = data[:-damage], bytes(data[-damage:])
+            rest = left if joined else b""
+        at_once = hasty.repeated_publish(bytes(data))
+        found = heard(hasty, data) if at_once is None else [(at_once[0], Publish(*at_once[1:]))]
+        assert found == heard(thorough, data)
+        assert hasty.inside_frame == thorough.inside_frame
+
+
+def heard(side: Connection, data: bytearray) -> list[Any]:
+    """What ``side`` makes of ``data``, the words of a refusal included."""
+    found: list[Any] = []
+    try:
+        found.extend(side.receive(bytes(data)))
+    except ProtocolError as error:
+        found.append(str(error))
+    return found
+
+
+def test_a_publish_like_the_last_is_read_at_once() -> None:
+    node = connection(Role.NODE, State.OPEN)
+    say(node, Role.CLIENT, Publish(b"one", "main"), 1)
+    assert node.repeated_publish(to_frame(Publish(b"two", "main"), 2)) == (2, b"two", "main")
+    assert node.repeated_publish(to_frame(Publish(b"", "main"), 3)) == (3, b"", "main")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        to_frame(Publish(b"two", "other"), 2),
+        to_frame(Status("main"), 2),
+        to_frame(Publish(b"two", "main"), 2)[:-1],
+        to_frame(Publish(b"two", "main"), 2) + b"\0",
+        to_frame(Publish(b"two", "main"), 2) * 2,
+        encode_frame(Publish.KIND, 0, {"log": "main"}, [b"two"]),
+        to_frame(Publish(bytes(FRAME_BYTES_MAX), "main"), 2),
+        to_frame(Publish(b"two", "main"), 2)[:10],
+        b"",
+    ],
+    ids=["log", "kind", "cut", "more", "two", "request", "large", "head", "nothing"],
+)
+def test_whatever_else_is_not_and_nothing_has_happened(data: bytes) -> None:
+    node = connection(Role.NODE, State.OPEN)
+    say(node, Role.CLIENT, Publish(b"one", "main"), 1)
+    assert node.repeated_publish(data) is None
+    assert not node.inside_frame
+    say(node, Role.CLIENT, Publish(b"two", "main"), 2)
+
+
+def test_nothing_is_read_at_once_inside_a_frame_nor_from_a_broken_side() -> None:
+    frame = to_frame(Publish(b"two", "main"), 2)
+    node = connection(Role.NODE, State.OPEN)
+    say(node, Role.CLIENT, Publish(b"one", "main"), 1)
+    assert list(node.receive(frame[:20])) == []
+    assert node.repeated_publish(frame) is None
+    with pytest.raises(ProtocolError):
+        list(node.receive(frame[20:] + b"\xff" * 20))
+    assert node.repeated_publish(frame) is None
