@@ -311,8 +311,8 @@ class LogCore:
                 entry = parse_entry(command)
             except ValueError:
                 continue  # unreadable to every node alike: it has no messages
-            batches = (part for part in entry.commands if part.kind == KIND_BATCH)
-            messages = sum(run[1] for part in batches for run in skim_batch(command, part.start, part.stop)[2])
+            batches = (skim_batch(command, start, stop) for kind, start, stop in entry.commands if kind == KIND_BATCH)
+            messages = sum(count for _, _, runs in batches for _, count, *_ in runs)
             newest = max(newest, entry.timestamp + messages)
         return newest
 

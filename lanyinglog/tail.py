@@ -55,20 +55,20 @@ class _PageBuilder:
     def add(self, runs: Sequence[RunPlace], command: bytes, last_seq: int) -> bool:
         """Take an entry's runs, the last message of which is ``last_seq``; False when the page got full in it."""
         view = memoryview(command)
-        for run in runs:
-            last = run.first_seq + run.count - 1
+        for topic, first_seq, timestamp, count, start, stop in runs:
+            last = first_seq + count - 1
             if last <= self._after:
                 continue
-            if not self._matches(run.topic):
+            if not self._matches(topic):
                 pass
-            elif self._purged and run.first_seq <= self._purged.get(run.topic, 0):
-                self._passed_over += last - max(self._after, run.first_seq - 1)
+            elif self._purged and first_seq <= self._purged.get(topic, 0):
+                self._passed_over += last - max(self._after, first_seq - 1)
             else:
                 if self.full:
                     return False
-                self._items.append(Item(run.first_seq, run.timestamp, run.count, view[run.start : run.stop]))
-                self._messages += run.count
-                self._bytes += run.stop - run.start
+                self._items.append(Item(first_seq, timestamp, count, view[start:stop]))
+                self._messages += count
+                self._bytes += stop - start
             self.through = last
         self.through = max(self.through, last_seq)
         return not self.full

@@ -106,9 +106,9 @@ class Ledger:
         """New messages are visible: hold them against what was sent."""
         begun: list[SentBatch] = []
         expected: list[tuple[SentBatch, int]] = []
-        for run in applied.runs:
-            data = entry.command[run.start : run.stop]
-            for message in decode_run(data, first_seq=run.first_seq, timestamp=run.timestamp):
+        for _, first_seq, timestamp, _, start, stop in applied.runs:
+            data = entry.command[start:stop]
+            for message in decode_run(data, first_seq=first_seq, timestamp=timestamp):
                 self._check_next(index, message)
                 batch, place = self._batch_of[message.payload]
                 if place == 0:

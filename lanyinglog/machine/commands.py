@@ -35,13 +35,8 @@ COMMAND_HEAD_BYTES = _COMMAND.size
 COMMANDS_MAX = 0xFFFF
 
 
-@dataclass(slots=True)  # not frozen: see `record.RunView`
-class CommandView:
-    """One command of an entry: bytes ``start`` to ``stop`` of it."""
-
-    kind: int
-    start: int
-    stop: int
+CommandPlace = tuple[int, int, int]
+"""Kind of a command, and where it lies: bytes start to stop of the entry. A plain tuple: see `record.SkimmedRun`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +44,7 @@ class EntryView:
     """An entry's parts; a no-op has no commands and timestamp 0."""
 
     timestamp: int
-    commands: tuple[CommandView, ...]
+    commands: tuple[CommandPlace, ...]
 
 
 def encode_entry(timestamp: int, batches: Sequence[bytes]) -> bytes:
@@ -84,8 +79,9 @@ def parse_entry(command: bytes) -> EntryView:
         at += COMMAND_HEAD_BYTES
         if at + length > len(command):
             raise ValueError("a command is cut off")
-        commands.append(CommandView(kind, at, at + length))
-        at += length
+        end = at + length
+        commands.append((kind, at, end))
+        at = end
     if at != len(command):
         raise ValueError(f"{len(command) - at} bytes behind the last command")
     return EntryView(timestamp, tuple(commands))

@@ -15,6 +15,7 @@ one that is weeks ahead for a moment must not make the log forget whom it has to
 
 from __future__ import annotations
 
+import struct
 from collections import OrderedDict
 from dataclasses import dataclass
 
@@ -30,22 +31,24 @@ STEP_NS_MAX = 3600 * 1_000_000_000
 """What a step from one batch to the next adds to the time of the table, at most."""
 FORGET_PER_BATCH_MAX = 16
 """Idle producers forgotten at one batch, so that apply stays short however many idle out at once."""
+_ACK = struct.Struct("<QIQ")  # first seq, messages, timestamp
+_OLDER_BYTES = (WINDOW - 1) * _ACK.size
 _TIME = b""
 """The key of the table's own time among the rows; no producer has it."""
 
 
 @dataclass(slots=True)
 class Producer:
-    """``acks`` are those of the batches ``number - len(acks) + 1 .. number``; ``used_ns`` is when the last one came, by
-    the table's own time (`Producers`)."""
+    """``acks`` are those of the newest batches, the last of them ``number``, as `_ACK`s: a sixth of the memory of
+    tuples. ``used_ns`` is when the last one came, by the table's own time (`Producers`)."""
 
     number: int
-    acks: list[tuple[int, int, int]]
+    acks: bytes
     used_ns: int
 
     @property
     def last_timestamp(self) -> int:
-        return self.acks[-1][2]
+        return int(_ACK.unpack_from(self.acks, len(self.acks) - _ACK.size)[2])
 
 
 class Producers:
@@ -83,10 +86,11 @@ class Producers:
             return None
         if number > known.number:
             return BatchOutOfOrder(f"batch {number} of producer {producer.hex()} came, {known.number + 1} comes next")
-        place = number - known.number - 1
-        if -place > len(known.acks):
+        place = number - known.number - 1  # counted from the end
+        at = len(known.acks) + place * _ACK.size
+        if at < 0:
             return Ack(0, 0, 0, duplicate=True)  # stored long ago, its numbers no longer remembered
-        first_seq, count, timestamp = known.acks[place]
+        first_seq, count, timestamp = _ACK.unpack_from(known.acks, at)
         return Ack(first_seq, count, timestamp, duplicate=True)
 
     def accept(self, producer: bytes, number: int, ack: Ack) -> None:
@@ -97,15 +101,12 @@ class Producers:
         self._time_ns = used_ns = self._time_ns + (step if step < self._step_ns_max else self._step_ns_max)
         self._newest_timestamp = ack.timestamp
         if known is None:
-            known = table[producer] = Producer(number, [], used_ns)
+            known = table[producer] = Producer(number, b"", used_ns)
         else:
             known.number = number
             known.used_ns = used_ns
             table.move_to_end(producer)
-        acks = known.acks
-        acks.append((ack.first_seq, ack.count, ack.timestamp))
-        if len(acks) > WINDOW:
-            del acks[0]
+        known.acks = known.acks[-_OLDER_BYTES:] + _ACK.pack(ack.first_seq, ack.count, ack.timestamp)
         self._changed.add(producer)
         if used_ns > self._nobody_idle_ns or len(table) > self._producers_max:
             self._forget()
@@ -131,7 +132,9 @@ class Producers:
             changes[_TIME] = codec.pack([self._time_ns, self._newest_timestamp])
         for key in sorted(self._changed):
             known = self._table.get(key)
-            changes[key] = None if known is None else codec.pack([known.number, known.acks, known.used_ns])
+            changes[key] = (
+                None if known is None else codec.pack([known.number, list(_ACK.iter_unpack(known.acks)), known.used_ns])
+            )
         self._changed.clear()
         return changes
 
@@ -143,6 +146,6 @@ class Producers:
                 self._time_ns, self._newest_timestamp = codec.unpack(value)
                 continue
             number, acks, used_ns = codec.unpack(value)
-            loaded.append((key, Producer(number, [(a, b, c) for a, b, c in acks], used_ns)))
+            loaded.append((key, Producer(number, b"".join(_ACK.pack(*ack) for ack in acks), used_ns)))
         loaded.sort(key=lambda pair: pair[1].last_timestamp)
         self._table = OrderedDict(loaded)

@@ -28,7 +28,6 @@ from lanyinglog.machine.commands import (
     KIND_PURGE,
     KIND_SETTINGS,
     KIND_TRIM,
-    CommandView,
     parse_entry,
 )
 from lanyinglog.machine.members import Members
@@ -51,16 +50,9 @@ _ROW_MEMBERS = b"c"
 _ROW_PURGES = b"g"
 
 
-@dataclass(slots=True)  # not frozen: see `record.RunView`
-class RunPlace:
-    """Where one run's messages are: bytes ``start`` to ``stop`` of the entry's command."""
-
-    topic: str
-    first_seq: int
-    timestamp: int
-    count: int
-    start: int
-    stop: int
+RunPlace = tuple[str, int, int, int, int, int]
+"""Topic, first seq, first timestamp (ns) and messages of a run, and where it lies: bytes start to stop of the entry's
+command. A plain tuple: see `record.SkimmedRun`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +99,11 @@ class StateMachine:
         results: list[Result] = []
         runs: list[RunPlace] = []
         dropped: list[int] = []
-        for ordinal, part in enumerate(entry.commands):
-            if part.kind == KIND_BATCH:
-                result = self._apply_batch(index, command, part, timestamp, runs)
+        for ordinal, (kind, start, stop) in enumerate(entry.commands):
+            if kind == KIND_BATCH:
+                result = self._apply_batch(index, command, start, stop, timestamp, runs)
             else:
-                result = self._apply_command(index, command[part.start : part.stop], part.kind, timestamp)
+                result = self._apply_command(index, command[start:stop], kind, timestamp)
             results.append(result)
             if isinstance(result, Ack) and not result.duplicate:
                 timestamp += result.count
@@ -167,10 +159,10 @@ class StateMachine:
             self.topics.purge(matcher([purge.filter]))
 
     def _apply_batch(
-        self, index: int, command: bytes, part: CommandView, timestamp: int, runs: list[RunPlace]
+        self, index: int, command: bytes, start: int, stop: int, timestamp: int, runs: list[RunPlace]
     ) -> Result:
         try:
-            producer, number, batch_runs = record.skim_batch(command, part.start, part.stop)
+            producer, number, batch_runs = record.skim_batch(command, start, stop)
         except (struct.error, UnicodeDecodeError, IndexError, AssertionError) as error:
             return BadBatch(f"a batch that can't be read: {error}")
         verdict = self.producers.verdict(producer, number)
@@ -182,7 +174,7 @@ class StateMachine:
         first_seq = seq = self.last_seq + 1
         next_timestamp = timestamp
         for topic, count, start, stop in batch_runs:
-            runs.append(RunPlace(topic, seq, next_timestamp, count, start, stop))
+            runs.append((topic, seq, next_timestamp, count, start, stop))
             seq += count
             next_timestamp += count
             topics.count(topic, index, count, stop - start, seq - 1, next_timestamp - 1)
@@ -245,11 +237,11 @@ def places(command: bytes, done: EntryRecord) -> tuple[RunPlace, ...]:
         return ()
     seq, timestamp = done.first_seq, done.timestamp
     runs = []
-    for ordinal, part in enumerate(parse_entry(command).commands):
-        if ordinal in done.dropped or part.kind != KIND_BATCH:
+    for ordinal, (kind, at, end) in enumerate(parse_entry(command).commands):
+        if ordinal in done.dropped or kind != KIND_BATCH:
             continue
-        for topic, count, start, stop in record.skim_batch(command, part.start, part.stop)[2]:
-            runs.append(RunPlace(topic, seq, timestamp, count, start, stop))
+        for topic, count, start, stop in record.skim_batch(command, at, end)[2]:
+            runs.append((topic, seq, timestamp, count, start, stop))
             seq += count
             timestamp += count
     return tuple(runs)

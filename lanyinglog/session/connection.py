@@ -268,13 +268,13 @@ class _Session:
         except LanyingError as error:
             self._reply(Error.of(error), request)
 
-    def answer_publish(self, request: int, batch: bytes, log: str) -> bool:
+    def answer_publish(self, request: int, batch: bytes, log: str, received: float) -> bool:
         """See `Answerer`: what a small producer says again and again, by the shortest way."""
         service = self._services.get(log)
         if service is None or not self._outbox.has_room or not self._has_publish_room(service):
             return False
         try:
-            self._submit(request, batch, service)
+            self._submit(request, batch, service, received)
         except LanyingError as error:
             self._reply(Error.of(error), request)
         return True
@@ -320,10 +320,10 @@ class _Session:
         self._outbox.put_reply(self._wire.send(welcome, request))
 
     def _publish(self, request: int, publish: Publish) -> None:
-        self._submit(request, publish.batch, self._service(publish.log))
+        self._submit(request, publish.batch, self._service(publish.log), trio.current_time())
 
-    def _submit(self, request: int, batch: bytes, service: LogService) -> None:
-        ticket = service.submit(parse_batch(batch), received=trio.current_time())
+    def _submit(self, request: int, batch: bytes, service: LogService, received: float) -> None:
+        ticket = service.submit(parse_batch(batch), received=received)
         self._unacknowledged.append((request, ticket))
         ticket.tell(self._when_settled)
         if ticket.result is not None:

@@ -24,16 +24,17 @@ class Poller:
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
-        self._callbacks: dict[int, Callable[[], None]] = {}
+        self._callbacks: dict[int, Callable[[float], None]] = {}
 
     @classmethod
     def make(cls) -> Self | None:
         """One, or None where there can't be any: then each connection waits by itself."""
         return cls() if hasattr(select, "epoll") else None
 
-    def add(self, descriptor: int, on_readable: Callable[[], None]) -> None:
-        """Call ``on_readable``, which raises nothing, whenever the socket ``descriptor`` has something to read, has
-        ended or is broken, until `discard`: again and again if it does not read. Nothing once `run` has ended."""
+    def add(self, descriptor: int, on_readable: Callable[[float], None]) -> None:
+        """Call ``on_readable``, which raises nothing, with the time (trio's) whenever the socket ``descriptor`` has
+        something to read, has ended or is broken, until `discard`: again and again if it does not read. Nothing once
+        `run` has ended."""
         if not self._epoll.closed:
             self._epoll.register(descriptor, select.EPOLLIN)
             self._callbacks[descriptor] = on_readable
@@ -50,9 +51,10 @@ class Poller:
             with self._epoll as epoll:
                 while True:
                     await trio.lowlevel.wait_readable(epoll.fileno())
+                    now = trio.current_time()
                     for descriptor, _ in epoll.poll(0, SERVED_AT_ONCE):
                         on_readable = callbacks.get(descriptor)
                         if on_readable is not None:  # else it was discarded by one that came before it
-                            on_readable()
+                            on_readable(now)
         finally:
             callbacks.clear()

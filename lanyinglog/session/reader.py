@@ -34,8 +34,8 @@ class Answerer(Protocol):
     def answer(self, request: int, message: Message) -> None:
         """Answer what may be answered."""
 
-    def answer_publish(self, request: int, batch: bytes, log: str) -> bool:
-        """`may_answer` and `answer` for a publish; False if it has to wait."""
+    def answer_publish(self, request: int, batch: bytes, log: str, received: float) -> bool:
+        """`may_answer` and `answer` for a publish that came at ``received`` (trio's time); False if it has to wait."""
 
     async def answer_in_time(self, request: int, message: Message) -> None:
         """Wait for what ``message`` needs, then answer it."""
@@ -126,10 +126,10 @@ class Reader:
             raise visit.trouble
         return not visit.closed
 
-    def _take_in_passing(self, received: bytes) -> bool:
+    def _take_in_passing(self, received: bytes, now: float) -> bool:
         """Whether nothing of what ``received`` brought has to be waited for."""
         publish = self._wire.repeated_publish(received)
-        if publish is not None and self._answerer.answer_publish(*publish):
+        if publish is not None and self._answerer.answer_publish(*publish, now):
             return True
         self._take(received)
         return self._held is None and not self._wire.inside_frame
@@ -140,7 +140,7 @@ class _Visit:
     meanwhile."""
 
     def __init__(
-        self, poller: Poller, descriptor: int, task: trio.lowlevel.Task, take: Callable[[bytes], bool]
+        self, poller: Poller, descriptor: int, task: trio.lowlevel.Task, take: Callable[[bytes, float], bool]
     ) -> None:
         self._poller = poller
         self._descriptor = descriptor
@@ -154,12 +154,12 @@ class _Visit:
         self._poller.add(self._descriptor, self._on_readable)
         await trio.lowlevel.wait_task_rescheduled(self._abort)
 
-    def _on_readable(self) -> None:
+    def _on_readable(self, now: float) -> None:
         goes_on = False
         try:
             received = os.read(self._descriptor, RECEIVE_BYTES)
             self.closed = not received
-            goes_on = not self.closed and self._take(received)
+            goes_on = not self.closed and self._take(received, now)
         except BlockingIOError:
             return
         except Exception as error:

@@ -44,7 +44,7 @@ async def test_each_is_called_when_it_has_something_to_read_and_not_before() -> 
         async with running() as poller:
             heard: list[tuple[int, bytes]] = []
             for place, (near, _) in enumerate(made):
-                poller.add(near.fileno(), lambda at=place, end=near: heard.append((at, end.recv(100))))
+                poller.add(near.fileno(), lambda _, at=place, end=near: heard.append((at, end.recv(100))))
             await trio.testing.wait_all_tasks_blocked()
             assert heard == []
             made[2][1].send(b"two")
@@ -72,7 +72,7 @@ async def test_who_does_not_read_all_is_called_again_but_after_the_others() -> N
 
             for place, (near, far) in enumerate(made):
                 far.send(b"abc")
-                poller.add(near.fileno(), lambda at=place, end=near: read_a_byte(at, end))
+                poller.add(near.fileno(), lambda _, at=place, end=near: read_a_byte(at, end))
             await trio.testing.wait_all_tasks_blocked()
             assert calls == dict.fromkeys(range(count), 3)
             assert most_ahead == 1
@@ -91,7 +91,7 @@ async def test_others_run_between_two_helpings() -> None:
 
         for near, far in made:
             far.send(b"x")
-            poller.add(near.fileno(), lambda end=near: read(end))
+            poller.add(near.fileno(), lambda _, end=near: read(end))
         seen: list[int] = []
         async with trio.open_nursery() as nursery:
             nursery.start_soon(poller.run)
@@ -112,7 +112,7 @@ async def test_the_end_and_a_reset_are_something_to_read() -> None:
                 poller.discard(made[place][0].fileno())
 
             for place, (near, _) in enumerate(made):
-                poller.add(near.fileno(), lambda at=place: on_readable(at))
+                poller.add(near.fileno(), lambda _, at=place: on_readable(at))
             made[0][1].shutdown(socket.SHUT_WR)
             await trio.testing.wait_all_tasks_blocked()
             made[1][1].close()
@@ -132,7 +132,7 @@ async def test_who_was_discarded_by_another_is_not_called() -> None:
 
         for place, (near, far) in enumerate(made):
             far.send(b"x")
-            poller.add(near.fileno(), lambda at=place: on_readable(at))
+            poller.add(near.fileno(), lambda _, at=place: on_readable(at))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(poller.run)
             await trio.testing.wait_all_tasks_blocked()
