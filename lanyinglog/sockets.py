@@ -1,8 +1,8 @@
 """Bytes to and from a socket by the shortest way.
 
 Who has something to say while nothing else waits to be said need not wake the task that writes: the system usually
-takes it at once (`sender_of`). What it does not take is that task's. And who asks and answers by turns has read all
-there is when it reads again: it waits first, instead of being refused and then waiting (`receiver_of`).
+takes it at once (`sender_of`). What it does not take is that task's (`writer_of`). And who asks and answers by turns
+has read all there is when it reads again: it waits first, instead of being refused and then waiting (`receiver_of`).
 """
 
 from __future__ import annotations
@@ -56,3 +56,28 @@ def receiver_of(stream: trio.abc.ReceiveStream) -> Callable[[int], Awaitable[byt
                 raise trio.BrokenResourceError(f"socket connection broken: {error}") from error
 
     return receive
+
+
+def writer_of(stream: trio.abc.SendStream) -> Callable[[bytes | memoryview], Awaitable[None]]:
+    """``write(data)`` for ``stream``: what its ``send_all`` does and raises. One caller at a time.
+
+    For what the system takes piece by piece: ``send_all`` costs sixty calls a piece."""
+    if not isinstance(stream, trio.SocketStream):
+        return stream.send_all
+    socket = stream.socket
+
+    async def write(data: bytes | memoryview) -> None:
+        rest = memoryview(data)
+        while rest:
+            descriptor = socket.fileno()
+            if descriptor < 0:
+                raise trio.ClosedResourceError("this socket was closed")
+            await trio.lowlevel.wait_writable(descriptor)
+            try:
+                rest = rest[os.write(descriptor, rest) :]
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise trio.BrokenResourceError(f"socket connection broken: {error}") from error
+
+    return write

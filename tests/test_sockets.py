@@ -1,4 +1,4 @@
-"""Reading a socket by the shortest way gives and raises what its stream does."""
+"""Reading and writing a socket by the shortest way gives and raises what its stream does."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from lanyinglog.sockets import receiver_of
+from lanyinglog.sockets import receiver_of, writer_of
 
 pytestmark = pytest.mark.trio
 
@@ -83,3 +83,55 @@ async def test_another_stream_reads_as_it_does() -> None:
     near, far = trio.testing.memory_stream_pair()
     await near.send_all(b"x")
     assert await receiver_of(far)(100) == b"x"
+
+
+async def test_what_is_written_arrives_whole_however_slowly_it_is_taken() -> None:
+    near, far = await _connected()
+    data = bytes(range(256)) * (64 << 10)  # 16 MiB: more than the system buffers
+    taken = bytearray()
+    async with near, far, trio.open_nursery() as nursery:
+        nursery.start_soon(writer_of(near), data)
+        await trio.testing.wait_all_tasks_blocked()
+        while len(taken) < len(data):
+            taken += await far.receive_some(300_000)
+    assert taken == data
+
+
+async def test_writing_can_be_cancelled_while_it_waits() -> None:
+    near, far = await _connected()
+    async with near, far:
+        with trio.move_on_after(0.01) as scope:
+            await writer_of(near)(bytes(16 << 20))
+        assert scope.cancelled_caught
+
+
+async def test_writing_to_who_is_gone_is_broken_and_to_what_was_closed_is_closed() -> None:
+    near, far = await _connected()
+    async with near:
+        far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await far.aclose()
+        with pytest.raises(trio.BrokenResourceError):
+            for _ in range(10):
+                await writer_of(near)(b"x" * 1_000)
+        await near.aclose()
+        with pytest.raises(trio.ClosedResourceError):
+            await writer_of(near)(b"x")
+
+
+async def test_writing_ends_when_the_socket_is_closed_under_it() -> None:
+    near, far = await _connected()
+    async with far, trio.open_nursery() as nursery:
+
+        async def write() -> None:
+            with pytest.raises(trio.ClosedResourceError):
+                await writer_of(near)(bytes(16 << 20))
+
+        nursery.start_soon(write)
+        await trio.testing.wait_all_tasks_blocked()
+        await near.aclose()
+
+
+async def test_a_stream_that_is_no_socket_writes_by_itself() -> None:
+    near, far = trio.testing.memory_stream_pair()
+    await writer_of(near)(b"words")
+    assert await far.receive_some() == b"words"

@@ -24,6 +24,7 @@ from lanyinglog.client import acks, client, publisher, subscription
 from lanyinglog.client.acks import Ack, Acks
 from lanyinglog.client.client import TIMEOUT_S, BatchItem, ServerNames, check_timeout
 from lanyinglog.client.crossing import Loop
+from lanyinglog.client.outbox import BATCH_BYTES_MAX
 from lanyinglog.client.publisher import BatchMessage
 from lanyinglog.client.timing import Timing
 from lanyinglog.config import CLIENT_PORT
@@ -104,7 +105,7 @@ class Client:
         self,
         *,
         linger: float = 0.0,
-        batch_bytes: int = 512 << 10,
+        batch_bytes: int = BATCH_BYTES_MAX,
         batch_messages: int = MESSAGES_MAX,
         compression: str | None = None,
         buffer_bytes: int = 8 << 20,

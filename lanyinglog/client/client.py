@@ -22,6 +22,7 @@ from lanyinglog.client import inquiry
 from lanyinglog.client.acks import Ack, Acks, Pending
 from lanyinglog.client.cursor import Cursor, check_filters, parse_start, parse_until
 from lanyinglog.client.leader import SERVERS_MAX, Servers
+from lanyinglog.client.outbox import BATCH_BYTES_MAX
 from lanyinglog.client.publisher import BatchMessage, Publisher, PublisherSettings
 from lanyinglog.client.subscription import Subscription
 from lanyinglog.client.timing import Timing
@@ -175,7 +176,7 @@ class Client:
         self,
         *,
         linger: float = 0.0,
-        batch_bytes: int = 512 << 10,
+        batch_bytes: int = BATCH_BYTES_MAX,
         batch_messages: int = MESSAGES_MAX,
         compression: str | None = None,
         buffer_bytes: int = 8 << 20,

@@ -16,8 +16,9 @@ class Timing:
     """The server believed to be the leader is asked alone for so long."""
     silence_s: float = 1.2
     """A server that owes an answer, and says nothing for so long, is given up; it is asked (ping) at half of it."""
-    stall_s: float = 10.0
-    """A server that answers pings but acknowledges nothing for so long is given up."""
+    stall_s: float = 20.0
+    """A server that answers pings but acknowledges nothing for so long is given up. A full batch has to go through the
+    line in it: 0.5 Mbit/s."""
     backoff_first_s: float = 0.01
     backoff_max_s: float = 0.2
     """Between two tries of one server: doubling from the first to the greatest, each shortened by up to a half."""

@@ -40,7 +40,7 @@ import trio
 from lanyinglog.config import Address, parse_address
 from lanyinglog.errors import LanyingError, ProtocolError, Unauthorized, UnsupportedVersion
 from lanyinglog.raft.messages import PEER_FRAME_BYTES_MAX, Append, Chunk, PeerMessage, from_parts, to_parts
-from lanyinglog.sockets import receiver_of, sender_of
+from lanyinglog.sockets import receiver_of, sender_of, writer_of
 from lanyinglog.wire.frames import Frame, FrameDecoder, encode_frame
 
 PEER_VERSIONS = (2, 2)
@@ -313,8 +313,9 @@ class PeerNetwork:
         scope.cancel()
 
     async def _write(self, stream: trio.SocketStream, outbox: Outbox) -> None:
+        write = writer_of(stream)
         while True:
-            await stream.send_all(await outbox.take(_WRITE_BYTES))
+            await write(await outbox.take(_WRITE_BYTES))
 
     # ------------------------------------------------------------------------------------------------- inbound
     async def _accept(self, stream: trio.SocketStream) -> None:

@@ -45,7 +45,7 @@ from lanyinglog.session.outbox import Outbox
 from lanyinglog.session.poller import Poller
 from lanyinglog.session.reader import RECEIVE_BYTES, Reader
 from lanyinglog.session.subscription import Subscription
-from lanyinglog.sockets import sender_of
+from lanyinglog.sockets import sender_of, writer_of
 from lanyinglog.topics import check_filter
 from lanyinglog.wire.connection import Connection, Role
 from lanyinglog.wire.messages import (
@@ -224,8 +224,9 @@ class _Session:
     async def _write(self, scope: trio.CancelScope) -> None:
         with scope:
             try:
+                write = writer_of(self._stream)
                 while (chunk := await self._outbox.take()) is not None:
-                    await self._stream.send_all(chunk)
+                    await write(chunk)
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 self._work.cancel_scope.cancel()  # the client is gone
 

@@ -1,8 +1,9 @@
 """What one client sends: received, cut into messages, and handed over in order, as soon as each may be answered.
 
 A client that waits costs nothing: its socket is on the `poller`'s list, and whatever comes is answered in the poller's
-task. The connection's own task steps in where something has to be waited for: room for a publish, the rest of a frame,
-a hello. Without a poller, or on a stream that is no plain socket, it does all of that by itself.
+task. The connection's own task steps in where something has to be waited for, as room for a publish, and where the rest
+of a frame is overdue; and it hears the hello. Without a poller, or on a stream that is no plain socket, it does all of
+that by itself.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ class Reader:
         self._wire = wire
         self._answerer = answerer
         self._read_by = trio.current_time() + hello_s_max
+        self._attending = trio.CancelScope()  # while the poller attends to the socket
         self._incoming: Iterator[Received] = iter(())
         self._held: Received | None = None
         self._completed = 0  # messages of what was received last
@@ -66,7 +68,7 @@ class Reader:
     async def run(self) -> None:
         """Receive and have answered until the client closes. `ProtocolError`, and what trio raises when it is gone."""
         while True:
-            if self._poller is not None and self._read_by == math.inf:
+            if self._poller is not None and self._wire.version is not None:
                 if not await self._attended(self._poller):
                     return
             else:
@@ -78,7 +80,7 @@ class Reader:
                 await self._answerer.answer_in_time(*self._held)
                 self._held = None
                 self._go_on()
-            self._set_read_by()
+            self._set_read_by(trio.current_time())
 
     async def _receive(self) -> bytes | bytearray:
         """What comes next; `ProtocolError` if that is overdue."""
@@ -86,17 +88,20 @@ class Reader:
             return await self._receive_some(RECEIVE_BYTES)
         with trio.move_on_at(self._read_by):
             return await self._receive_some(RECEIVE_BYTES)
-        what = "a hello" if self._wire.version is None else "the rest of a frame"
-        raise ProtocolError(f"the client took too long to send {what}")
+        raise self._overdue()
 
-    def _set_read_by(self) -> None:
+    def _overdue(self) -> ProtocolError:
+        what = "a hello" if self._wire.version is None else "the rest of a frame"
+        return ProtocolError(f"the client took too long to send {what}")
+
+    def _set_read_by(self, now: float) -> None:
         """An idle connection may be idle for ever; a begun frame must be completed; a stranger must say hello."""
         if self._wire.version is None:
             return
         if not self._wire.inside_frame:
             self._read_by = math.inf
         elif self._completed or self._read_by == math.inf:
-            self._read_by = trio.current_time() + FRAME_S_MAX
+            self._read_by = now + FRAME_S_MAX
 
     def _take(self, received: bytes | bytearray) -> None:
         """Have answered what ``received`` completes."""
@@ -116,10 +121,13 @@ class Reader:
 
     async def _attended(self, poller: Poller) -> bool:
         """Leave receiving to the poller's task until something has to be waited for, which is this task's business, or
-        the client closed: then it is False. Raises what came up there."""
+        the client closed: then it is False. Raises what came up there, and `ProtocolError` if a frame is overdue."""
         assert self._descriptor is not None
         visit = _Visit(poller, self._descriptor, trio.lowlevel.current_task(), self._take_in_passing)
-        await visit.over()
+        with trio.CancelScope(deadline=self._read_by) as self._attending:
+            await visit.over()
+        if self._attending.cancelled_caught:
+            raise self._overdue()
         if isinstance(visit.trouble, OSError):
             raise trio.BrokenResourceError("the client is gone") from visit.trouble
         if visit.trouble is not None:
@@ -132,7 +140,10 @@ class Reader:
         if publish is not None and self._answerer.answer_publish(*publish, now):
             return True
         self._take(received)
-        return self._held is None and not self._wire.inside_frame
+        self._set_read_by(now)
+        if self._attending.deadline != self._read_by:
+            self._attending.deadline = self._read_by
+        return self._held is None
 
 
 class _Visit:
