@@ -132,6 +132,8 @@ class BatchView:
     encoded: bytes
 
 
+RunParts = tuple[bytes, bytes]
+"""An encoded run: all but its body, and its body, so that a large one is copied once less."""
 SkimmedRun = tuple[str, int, int, int]
 """Topic, messages, start and stop of a run in an entry. A plain tuple, for each node makes one for each batch."""
 
@@ -157,9 +159,23 @@ def encode_columns(
     lengths: Sequence[int] | None = None,
     compression: int = CODEC_NONE,
 ) -> bytes:
-    """Like `encode_run`, for who has columns already: ``keys`` and ``headers`` are as long as ``payloads``, or None
-    where no message has any. ``lengths`` are those of the payloads, if they are known: thousands of payloads do not
-    fit the processor's cache, and each look at them costs as much as the copy."""
+    """`encode_in_parts`, put together."""
+    parts = encode_in_parts(topic, payloads, keys, headers, lengths=lengths, compression=compression)
+    return b"".join(parts)
+
+
+def encode_in_parts(
+    topic: str,
+    payloads: Sequence[bytes],
+    keys: Sequence[bytes | None] | None = None,
+    headers: Sequence[Mapping[str, str] | None] | None = None,
+    *,
+    lengths: Sequence[int] | None = None,
+    compression: int = CODEC_NONE,
+) -> RunParts:
+    """Like `encode_run`, in parts, for who has columns already: ``keys`` and ``headers`` are as long as ``payloads``,
+    or None where no message has any. ``lengths`` are those of the payloads, if they are known: thousands of payloads do
+    not fit the processor's cache, and each look at them costs as much as the copy."""
     check_topic(topic)
     if not 1 <= len(payloads) <= MESSAGES_MAX:
         raise BadBatch(f"a run of {len(payloads)} messages; 1 to {MESSAGES_MAX} are allowed")
@@ -171,7 +187,7 @@ def encode_columns(
     name = topic.encode()
     head = _RUN.pack(_KIND_RUN, compression, len(name), len(payloads), decoded_bytes) + name
     crc = google_crc32c.extend(crc32c(head), body)
-    return b"".join((_PAIR.pack(len(head) + len(body) + 4, crc), head, body))
+    return _PAIR.pack(len(head) + len(body) + 4, crc) + head, body
 
 
 def _encode_body(
@@ -212,25 +228,28 @@ def pack_headers(headers: Mapping[str, str]) -> bytes:
     return packed
 
 
-def encode_batch(producer: bytes, number: int, runs: Sequence[bytes]) -> bytes:
-    """``runs`` (from `encode_run`) as one batch of ``producer`` (16 bytes). Raises `BadBatch` when over a limit."""
+def encode_batch(producer: bytes, number: int, runs: Sequence[bytes | RunParts]) -> bytes:
+    """``runs`` (from `encode_run` or `encode_in_parts`) as one batch of ``producer`` (16 bytes). Raises `BadBatch` when
+    over a limit."""
     if len(producer) != 16:
         raise BadBatch(f"a producer id has 16 bytes, not {len(producer)}")
     if number < 1:
         raise BadBatch(f"batch numbers start at 1, got {number}")
     if not 1 <= len(runs) <= RUNS_MAX:
         raise BadBatch(f"a batch of {len(runs)} runs; 1 to {RUNS_MAX} are allowed")
-    count = sum(_U32.unpack_from(run, 12)[0] for run in runs)
+    heads = [run if isinstance(run, bytes) else run[0] for run in runs]
+    count = sum(_U32.unpack_from(head, 12)[0] for head in heads)
     if count > MESSAGES_MAX:
         raise BadBatch(f"a batch of {count} messages; at most {MESSAGES_MAX} are allowed")
-    decoded_bytes = sum(_decoded_bytes(run, 0) for run in runs)
+    decoded_bytes = sum(_decoded_bytes(head, 0) for head in heads)
     if decoded_bytes > DECODED_BYTES_MAX:
         raise BadBatch(f"a batch of {decoded_bytes} decoded bytes; at most {DECODED_BYTES_MAX} are allowed")
     header = _BATCH.pack(1, 0, len(runs), producer, number, count)
-    total = BATCH_HEADER_BYTES + sum(map(len, runs))
+    parts = [part for run in runs for part in ((run,) if isinstance(run, bytes) else run)]
+    total = BATCH_HEADER_BYTES + sum(map(len, parts))
     if total > BATCH_BYTES_MAX:
         raise BadBatch(f"a batch of {total} bytes; at most {BATCH_BYTES_MAX} are allowed")
-    return b"".join([header, _U32.pack(crc32c(header + b"".join(run[4:8] for run in runs))), *runs])
+    return b"".join([header, _U32.pack(crc32c(header + b"".join(head[4:8] for head in heads))), *parts])
 
 
 # -------------------------------------------------------------------------------------------------- broker's side

@@ -8,13 +8,24 @@ has read all there is when it reads again: it waits first, instead of being refu
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import trio
 
+Part = bytes | memoryview
 
-def sender_of(stream: trio.abc.Stream) -> Callable[[bytes | memoryview], int] | None:
-    """``send_now(data)`` for ``stream``: how much of ``data`` the system took, 0 if that can't be done now.
+
+def left(parts: Sequence[Part], taken: int) -> Sequence[Part]:
+    """What is left of ``parts`` when so many bytes of them are gone."""
+    for place, part in enumerate(parts):
+        if taken < len(part):
+            return [memoryview(part)[taken:], *parts[place + 1 :]]
+        taken -= len(part)
+    return ()
+
+
+def sender_of(stream: trio.abc.Stream) -> Callable[..., int] | None:
+    """``send_now(*parts)`` for ``stream``: how many bytes of ``parts`` the system took, 0 if that can't be done now.
 
     To be called only while nothing else is being written. A plain socket has one, and a stream may have one of its own;
     else None."""
@@ -22,9 +33,9 @@ def sender_of(stream: trio.abc.Stream) -> Callable[[bytes | memoryview], int] | 
         return getattr(stream, "send_now", None)
     socket = stream.socket
 
-    def send_now(data: bytes | memoryview) -> int:
+    def send_now(*parts: Part) -> int:
         try:
-            return os.write(socket.fileno(), data)
+            return os.write(socket.fileno(), parts[0]) if len(parts) == 1 else os.writev(socket.fileno(), parts)
         except OSError:
             return 0  # full, or broken, or closed: who writes finds out
 
@@ -58,23 +69,23 @@ def receiver_of(stream: trio.abc.ReceiveStream) -> Callable[[int], Awaitable[byt
     return receive
 
 
-def writer_of(stream: trio.abc.SendStream) -> Callable[[bytes | memoryview], Awaitable[None]]:
-    """``write(data)`` for ``stream``: what its ``send_all`` does and raises. One caller at a time.
+def writer_of(stream: trio.abc.SendStream) -> Callable[..., Awaitable[None]]:
+    """``write(*parts)`` for ``stream``: what its ``send_all`` does and raises. One caller at a time.
 
     For what the system takes piece by piece: ``send_all`` costs sixty calls a piece."""
     if not isinstance(stream, trio.SocketStream):
-        return stream.send_all
+        return lambda *parts: stream.send_all(b"".join(parts))
     socket = stream.socket
 
-    async def write(data: bytes | memoryview) -> None:
-        rest = memoryview(data)
+    async def write(*parts: Part) -> None:
+        rest: Sequence[Part] = parts
         while rest:
             descriptor = socket.fileno()
             if descriptor < 0:
                 raise trio.ClosedResourceError("this socket was closed")
             await trio.lowlevel.wait_writable(descriptor)
             try:
-                rest = rest[os.write(descriptor, rest) :]
+                rest = left(rest, os.writev(descriptor, rest))
             except BlockingIOError:
                 continue
             except OSError as error:

@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from lanyinglog.sockets import receiver_of, writer_of
+from lanyinglog.sockets import left, receiver_of, sender_of, writer_of
 
 pytestmark = pytest.mark.trio
 
@@ -135,3 +135,24 @@ async def test_a_stream_that_is_no_socket_writes_by_itself() -> None:
     near, far = trio.testing.memory_stream_pair()
     await writer_of(near)(b"words")
     assert await far.receive_some() == b"words"
+
+
+async def test_parts_arrive_as_one_however_they_are_cut() -> None:
+    near, far = await _connected()
+    parts = [b"head", b"", bytes(range(256)) * (16 << 10), memoryview(b"x" * 1_000_000), b"tail"]
+    taken = bytearray()
+    async with near, far, trio.open_nursery() as nursery:
+        send_now = sender_of(near)
+        assert send_now is not None
+        rest = left(parts, send_now(*parts))
+        assert rest, "the system takes less than all of it"
+        nursery.start_soon(writer_of(near), *rest)
+        while len(taken) < sum(map(len, parts)):
+            taken += await far.receive_some(300_000)
+    assert taken == b"".join(parts)
+
+
+@pytest.mark.parametrize("taken", range(8))
+async def test_what_is_left_begins_behind_what_was_taken(taken: int) -> None:
+    parts = [b"ab", b"", b"cde", memoryview(b"fg")]
+    assert b"".join(left(parts, taken)) == b"abcdefg"[taken:]

@@ -7,6 +7,8 @@ request is for the layers above to say.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import anyio
 from anyio.abc import ByteStream
 
@@ -63,7 +65,7 @@ class Link:
         raise LinkLost(f"{address} did not answer within {timing.connect_s} s")
 
     async def _greet(self) -> Welcome:
-        await self._send_bytes(self._protocol.send(Hello(client="lanyinglog-python"), 0))
+        await self._send_parts(self._protocol.send_in_parts(Hello(client="lanyinglog-python"), 0))
         received: list[Received] = []
         while not received:
             received = await self.receive()
@@ -82,29 +84,33 @@ class Link:
         """Sends a whole message; cancelled in its middle it leaves a connection that can only be closed."""
         if self._ended is not None:
             raise LinkLost(self._ended)  # who receives knows already; who sends may have its turn before it is told
-        await self._send_bytes(self._protocol.send(message, request))
+        await self._send_parts(self._protocol.send_in_parts(message, request))
 
-    async def _send_bytes(self, frame: bytes) -> None:
+    async def _send_parts(self, parts: Sequence[bytes | memoryview]) -> None:
         if self._half_sent:
             raise LinkLost(f"a frame to {self.address} was cut off")
         self._half_sent = True
         try:
-            if len(frame) <= SEND_BYTES:
-                await self._stream.send(frame)
+            if sum(map(len, parts)) <= SEND_BYTES:
+                await self._stream.send(b"".join(parts))
             else:
-                await self._send_in_pieces(memoryview(frame))
+                await self._send_in_pieces(*parts)
         except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError) as error:
             raise LinkLost(f"the connection to {self.address} broke: {error}") from error
         self._half_sent = False
 
-    async def _send_in_pieces(self, rest: memoryview) -> None:
-        while rest:
+    async def _send_in_pieces(self, *parts: bytes | memoryview) -> None:
+        """All but the last part, which is the large one, goes with the first piece of that; others are not copied."""
+        rest = memoryview(parts[-1])
+        piece: bytes | memoryview = b"".join((*parts[:-1], rest[:SEND_BYTES]))
+        rest = rest[SEND_BYTES:]
+        while piece:
             began = anyio.current_time()
-            await self._stream.send(bytes(rest[: self._piece_bytes]))
-            rest = rest[self._piece_bytes :]
+            await self._stream.send(piece)  # type: ignore[arg-type]  # any buffer will do, on both backends
             self.heard_at = anyio.current_time()
             quick = self.heard_at - began <= QUICK_S
             self._piece_bytes = min(2 * self._piece_bytes, SEND_BYTES_MAX) if quick else SEND_BYTES
+            piece, rest = rest[: self._piece_bytes], rest[self._piece_bytes :]
 
     async def receive(self) -> list[Received]:
         """Waits for bytes; the messages they complete, maybe none. Cancelling it loses nothing."""

@@ -63,7 +63,7 @@ class Parcel:
 class Batch:
     """Encoded runs, and who waits for which messages: ``waiters`` are ``(pending, first, count)``, in order."""
 
-    runs: tuple[bytes, ...]
+    runs: tuple[record.RunParts, ...]
     count: int
     bytes: int
     waiters: tuple[tuple[Pending, int, int], ...]
@@ -332,7 +332,7 @@ def encode(parcels: Sequence[Parcel], compression: int) -> Batch:
                 waiters.append((parcel.pending, count, len(parcel.payloads)))
             count += len(parcel.payloads)
         at = stop
-    size = record.BATCH_HEADER_BYTES + sum(map(len, runs))
+    size = record.BATCH_HEADER_BYTES + sum(len(head) + len(body) for head, body in runs)
     if size > record.BATCH_BYTES_MAX or count > record.MESSAGES_MAX or len(runs) > record.RUNS_MAX:
         raise BadBatch(
             f"a batch of {size} bytes, {count} messages, {len(runs)} runs;"
@@ -341,7 +341,7 @@ def encode(parcels: Sequence[Parcel], compression: int) -> Batch:
     return Batch(tuple(runs), count, size, tuple(waiters))
 
 
-def _encode_run(parcels: Sequence[Parcel], compression: int) -> bytes:
+def _encode_run(parcels: Sequence[Parcel], compression: int) -> record.RunParts:
     topic = parcels[0].topic
     if len(parcels) == 1:
         parcel = parcels[0]
@@ -351,11 +351,11 @@ def _encode_run(parcels: Sequence[Parcel], compression: int) -> bytes:
         lengths = list(chain.from_iterable([parcel.lengths for parcel in parcels]))
         keys = _column([(parcel.keys, len(parcel.payloads)) for parcel in parcels])
         headers = _column([(parcel.headers, len(parcel.payloads)) for parcel in parcels])
-    run = record.encode_columns(topic, payloads, keys, headers, lengths=lengths, compression=compression)
-    if compression == CODEC_NONE or len(run) <= sum(lengths):
+    run = record.encode_in_parts(topic, payloads, keys, headers, lengths=lengths, compression=compression)
+    if compression == CODEC_NONE or sum(map(len, run)) <= sum(lengths):
         return run
     # What does not shrink is sent as it is: the limit of a batch was checked against the plain size.
-    return record.encode_columns(topic, payloads, keys, headers, lengths=lengths)
+    return record.encode_in_parts(topic, payloads, keys, headers, lengths=lengths)
 
 
 def _column(parts: Sequence[tuple[list[T | None] | None, int]]) -> list[T | None] | None:

@@ -31,7 +31,7 @@ STEP_NS_MAX = 3600 * 1_000_000_000
 """What a step from one batch to the next adds to the time of the table, at most."""
 FORGET_PER_BATCH_MAX = 16
 """Idle producers forgotten at one batch, so that apply stays short however many idle out at once."""
-_ACK = struct.Struct("<QIQ")  # first seq, messages, timestamp
+_ACK = struct.Struct("<QQQ")  # first seq, messages, timestamp
 _OLDER_BYTES = (WINDOW - 1) * _ACK.size
 _TIME = b""
 """The key of the table's own time among the rows; no producer has it."""
@@ -39,7 +39,7 @@ _TIME = b""
 
 @dataclass(slots=True)
 class Producer:
-    """``acks`` are those of the newest batches, the last of them ``number``, as `_ACK`s: a sixth of the memory of
+    """``acks`` are those of the newest batches, the last of them ``number``, as `_ACK`s: a fifth of the memory of
     tuples. ``used_ns`` is when the last one came, by the table's own time (`Producers`)."""
 
     number: int
@@ -132,9 +132,7 @@ class Producers:
             changes[_TIME] = codec.pack([self._time_ns, self._newest_timestamp])
         for key in sorted(self._changed):
             known = self._table.get(key)
-            changes[key] = (
-                None if known is None else codec.pack([known.number, list(_ACK.iter_unpack(known.acks)), known.used_ns])
-            )
+            changes[key] = None if known is None else _row(known)
         self._changed.clear()
         return changes
 
@@ -149,3 +147,8 @@ class Producers:
             loaded.append((key, Producer(number, b"".join(_ACK.pack(*ack) for ack in acks), used_ns)))
         loaded.sort(key=lambda pair: pair[1].last_timestamp)
         self._table = OrderedDict(loaded)
+        self._nobody_idle_ns = 0
+
+
+def _row(known: Producer) -> bytes:
+    return codec.pack([known.number, list(_ACK.iter_unpack(known.acks)), known.used_ns])

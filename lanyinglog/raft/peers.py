@@ -40,8 +40,8 @@ import trio
 from lanyinglog.config import Address, parse_address
 from lanyinglog.errors import LanyingError, ProtocolError, Unauthorized, UnsupportedVersion
 from lanyinglog.raft.messages import PEER_FRAME_BYTES_MAX, Append, Chunk, PeerMessage, from_parts, to_parts
-from lanyinglog.sockets import receiver_of, sender_of, writer_of
-from lanyinglog.wire.frames import Frame, FrameDecoder, encode_frame
+from lanyinglog.sockets import Part, left, receiver_of, sender_of, writer_of
+from lanyinglog.wire.frames import Frame, FrameDecoder, encode_frame, encode_frame_head
 
 PEER_VERSIONS = (2, 2)
 """The lowest and the highest version that this node speaks to peers. A link speaks the highest that both ends know, so
@@ -66,6 +66,9 @@ _WRITE_BYTES = 1 << 20
 _HANDSHAKE_BYTES_MAX = 4_096
 _HELLO, _WELCOME, _PROOF, _REMOVED = 128, 129, 140, 159
 _SMALL_MESSAGE_BYTES = 128
+PARTS_MAX = 64
+"""Parts handed to the system at once, about; it takes a thousand."""
+LARGE_BYTES = 64 << 10
 
 log = structlog.get_logger()
 
@@ -95,12 +98,12 @@ class Outbox:
         self._bytes_max = bytes_max
         self._queue: deque[tuple[PeerMessage, int]] = deque()
         self._bytes = 0
-        self._rest: memoryview | None = None  # of a frame that the system did not take whole
-        self._send_now: Callable[[memoryview], int] | None = None
+        self._rest: Sequence[Part] = ()  # of a frame that the system did not take whole
+        self._send_now: Callable[..., int] | None = None
         self._writer_waits = False
         self._arrival = trio.Event()
 
-    def open(self, send_now: Callable[[memoryview], int] | None) -> None:
+    def open(self, send_now: Callable[..., int] | None) -> None:
         """A new link, on which ``send_now`` sends (`sockets.sender_of`): what waited for the last one is gone."""
         self.clear()
         self._send_now = send_now
@@ -108,11 +111,10 @@ class Outbox:
     def put(self, message: PeerMessage) -> bool:
         """Send or queue it; False if it was dropped because the outbox is full."""
         size = _SMALL_MESSAGE_BYTES + (message.bytes if isinstance(message, Append | Chunk) else 0)
-        if self._writer_waits and self._send_now is not None and not self._queue and self._rest is None:
-            frame = memoryview(_encoded(message))
-            sent = self._send_now(frame)
-            if sent < len(frame):
-                self._rest = frame[sent:]
+        if self._writer_waits and self._send_now is not None and not self._queue and not self._rest:
+            parts = _encoded(message)
+            self._rest = left(parts, self._send_now(*parts))
+            if self._rest:
                 self._arrival.set()
             return True
         full = self._bytes > 0 and self._bytes + size > self._bytes_max
@@ -123,37 +125,40 @@ class Outbox:
         self._arrival.set()
         return True
 
-    async def take(self, bytes_max: int) -> bytes | memoryview:
+    async def take(self, bytes_max: int) -> Sequence[Part]:
         """What to write next: at least one message, and more until ``bytes_max`` is reached."""
-        while not self._queue and self._rest is None:
+        while not self._queue and not self._rest:
             self._arrival = trio.Event()
             self._writer_waits = True
             try:
                 await self._arrival.wait()
             finally:
                 self._writer_waits = False
-        if self._rest is not None:
-            rest, self._rest = self._rest, None
+        if self._rest:
+            rest, self._rest = self._rest, ()
             return rest
-        frames: list[bytes] = []
+        parts: list[Part] = []
         size = 0
-        while self._queue and size < bytes_max:
+        while self._queue and size < bytes_max and len(parts) < PARTS_MAX:
             message, message_bytes = self._queue.popleft()
-            frames.append(_encoded(message))
+            parts += _encoded(message)
             size += message_bytes
         self._bytes -= size
-        return b"".join(frames) if len(frames) > 1 else frames[0]
+        return parts
 
     def clear(self) -> None:
         """Forget all: the link is gone."""
         self._queue.clear()
         self._bytes = 0
-        self._rest = self._send_now = None
+        self._rest, self._send_now = (), None
 
 
-def _encoded(message: PeerMessage) -> bytes:
+def _encoded(message: PeerMessage) -> Sequence[bytes]:
+    """A frame: in parts if there are few of them and they are large, for then a copy costs more than a part."""
     kind, header, body = to_parts(message)
-    return encode_frame(kind, 0, header, body)
+    if len(body) > PARTS_MAX or not isinstance(message, Append) or message.bytes < LARGE_BYTES:
+        return (encode_frame(kind, 0, header, body),)
+    return (encode_frame_head(kind, 0, header, sum(map(len, body))), *body)
 
 
 class PeerNetwork:
@@ -315,7 +320,7 @@ class PeerNetwork:
     async def _write(self, stream: trio.SocketStream, outbox: Outbox) -> None:
         write = writer_of(stream)
         while True:
-            await write(await outbox.take(_WRITE_BYTES))
+            await write(*await outbox.take(_WRITE_BYTES))
 
     # ------------------------------------------------------------------------------------------------- inbound
     async def _accept(self, stream: trio.SocketStream) -> None:

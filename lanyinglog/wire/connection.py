@@ -9,7 +9,7 @@ What it does not know: which requests are open, credits, seqs. Those belong to w
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import Enum
 from typing import Any, NamedTuple
 
@@ -27,7 +27,7 @@ from lanyinglog.wire.messages import (
     Publish,
     Welcome,
     from_frame,
-    to_frame,
+    to_parts,
 )
 
 
@@ -115,11 +115,15 @@ class Connection:
 
     def send(self, message: Message, request: int) -> bytes:
         """The bytes of ``message``. Sending out of order is the caller's defect: `AssertionError`."""
+        return b"".join(self.send_in_parts(message, request))
+
+    def send_in_parts(self, message: Message, request: int) -> Sequence[bytes | memoryview]:
+        """`send` before it is put together, as `to_parts` gives it."""
         state = self._next_state(self.role, message, request)
         if state is None:
             raise AssertionError(f"the {self.role.value} may not send {message.NAME} while {self.state.value}")
         self.state = state
-        return to_frame(message, request)
+        return to_parts(message, request)
 
     def repeated_publish(self, data: bytes) -> tuple[int, bytes, str] | None:
         """Request, batch and log of the publish that ``data`` is, if it comes next, is whole, and differs from the

@@ -10,11 +10,11 @@ and otherwise chosen by the client and repeated in every reply, and in every pus
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from lanyinglog.errors import ProtocolError
 from lanyinglog.wire.fields import Fields
-from lanyinglog.wire.frames import REQUEST_MAX, Frame, encode_frame
+from lanyinglog.wire.frames import REQUEST_MAX, Frame, encode_frame_head
 from lanyinglog.wire.message import Message, Scope
 from lanyinglog.wire.replies import (
     FRAME_BYTES_MAX,
@@ -104,6 +104,7 @@ __all__ = [
     "encode_push",
     "from_frame",
     "to_frame",
+    "to_parts",
 ]
 
 HELLO_BYTES_MAX = 4_096
@@ -122,9 +123,15 @@ BY_KIND: Mapping[int, type[Message]] = {message.KIND: message for message in CLI
 
 def to_frame(message: Message, request: int) -> bytes:
     """``message`` as a whole frame, ready to be sent."""
+    return b"".join(to_parts(message, request))
+
+
+def to_parts(message: Message, request: int) -> Sequence[bytes | memoryview]:
+    """`to_frame` before it is put together: all but the body, and then the parts of that."""
     assert 0 <= request <= REQUEST_MAX
     assert message.SCOPE.allows(request), f"{message.NAME} as request {request}"
-    return encode_frame(message.KIND, request, message.header(), message.body())
+    body = message.body()
+    return (encode_frame_head(message.KIND, request, message.header(), sum(map(len, body))), *body)
 
 
 def from_frame(frame: Frame) -> Message:

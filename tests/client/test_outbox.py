@@ -38,7 +38,7 @@ def messages_of(batch: Batch) -> list[Sent]:
     """What a subscriber would see of ``batch``, which the broker must accept."""
     view = record.parse_batch(record.encode_batch(bytes(16), 1, batch.runs))
     assert (view.count, len(view.encoded)) == (batch.count, batch.bytes)
-    decoded = [record.decode_run(run, first_seq=1, timestamp=1) for run in batch.runs]
+    decoded = [record.decode_run(b"".join(run), first_seq=1, timestamp=1) for run in batch.runs]
     return [(one.topic, one.payload, one.key, dict(one.headers)) for run in decoded for one in run]
 
 
