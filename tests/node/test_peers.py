@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 from lanyinglog.config import Address
 from lanyinglog.raft import peers as peers_module
 from lanyinglog.raft.messages import Alive, Append, PeerMessage, to_parts
-from lanyinglog.raft.peers import PEER_VERSIONS, Outbox, PeerIdentity, PeerNetwork
+from lanyinglog.raft.peers import LARGE_BYTES, PEER_VERSIONS, Outbox, PeerIdentity, PeerNetwork
 from lanyinglog.store.log_store import Entry, entry_crc
 from lanyinglog.wire.frames import encode_frame
 
@@ -354,27 +354,28 @@ class System:
         self.room = room
         self.taken = b""
 
-    def send_now(self, data: bytes | memoryview) -> int:
-        part = bytes(data[: self.room])
+    def send_now(self, *parts: bytes | memoryview) -> int:
+        part = b"".join(parts)[: self.room]
         self.room -= len(part)
         self.taken += part
         return len(part)
 
 
 @pytest.mark.trio
-@pytest.mark.parametrize("room", [0, 1, 30, 10_000])
-async def test_what_the_system_does_not_take_leaves_before_all_that_comes_later(room: int) -> None:
+@pytest.mark.parametrize("size", [200, 2 * LARGE_BYTES], ids=["in one", "in parts"])
+@pytest.mark.parametrize("room", [0, 1, 30, 10_000, 1 << 20])
+async def test_what_the_system_does_not_take_leaves_before_all_that_comes_later(room: int, size: int) -> None:
     """A message goes out at once when nothing waits; whatever of it stays behind keeps its place in the stream."""
-    entry = Entry(2, 1, b"x" * 200, entry_crc(2, 1, b"x" * 200))
+    entry = Entry(2, 1, b"x" * size, entry_crc(2, 1, b"x" * size))
     messages: list[PeerMessage] = [Alive(1), Append(1, 1, 1, 0, 0, (entry,)), Alive(2), Alive(3)]
     frames = [encode_frame(kind, 0, header, body) for kind, header, body in map(to_parts, messages)]
-    system, outbox = System(room), Outbox(bytes_max=10_000)
+    system, outbox = System(room), Outbox(bytes_max=1 << 20)
     outbox.open(system.send_now)
 
     async def write() -> None:
         while True:
-            chunk = await outbox.take(1 << 20)
-            system.taken += bytes(chunk)
+            parts = await outbox.take(1 << 20)
+            system.taken += b"".join(parts)
 
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:
@@ -395,6 +396,6 @@ def test_a_new_link_begins_with_a_whole_frame() -> None:
     outbox.open(system.send_now)
     outbox._writer_waits = True
     assert outbox.put(Alive(1))
-    assert outbox._rest is not None
+    assert outbox._rest
     outbox.open(None)
-    assert outbox._rest is None
+    assert not outbox._rest
