@@ -114,7 +114,7 @@ def _acks_before_commit() -> Sequence[Change]:
         proposed(self, index, term, proposal)
         seq, timestamp = place
         for batch, ticket in zip(proposal.batches, proposal.tickets, strict=True):
-            count = record.skim_batch(batch, 0, len(batch)).count
+            count = sum(count for _, count, *_ in record.skim_batch(batch, 0, len(batch))[2])
             ticket.settle(Ack(seq, count, timestamp))
             seq, timestamp = seq + count, timestamp + count
 

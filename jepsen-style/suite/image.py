@@ -115,9 +115,8 @@ def build(source: DataFile, differences: list[Difference]) -> Image:
         for entry, record in source.pairs(source.applied):
             image.entries += 1
             image.terms = max(image.terms, entry.term)
-            for place in places(entry.command, record):
-                run = entry.command[place.start : place.stop]
-                for message in decode_run(run, first_seq=place.first_seq, timestamp=place.timestamp):
+            for _, first_seq, timestamp, _, start, stop in places(entry.command, record):
+                for message in decode_run(entry.command[start:stop], first_seq=first_seq, timestamp=timestamp):
                     found = identify(message.topic, message.payload)
                     image.add(-1 if found is None else found, message.timestamp)
     except LanyingError as error:
