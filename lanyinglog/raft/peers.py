@@ -69,6 +69,7 @@ _SMALL_MESSAGE_BYTES = 128
 PARTS_MAX = 64
 """Parts handed to the system at once, about; it takes a thousand."""
 LARGE_BYTES = 64 << 10
+"""Of entries in an append: from here on a copy of them costs more than a part."""
 
 log = structlog.get_logger()
 
@@ -154,7 +155,7 @@ class Outbox:
 
 
 def _encoded(message: PeerMessage) -> Sequence[bytes]:
-    """A frame: in parts if there are few of them and they are large, for then a copy costs more than a part."""
+    """A frame: in parts if there are few of them and they are large."""
     kind, header, body = to_parts(message)
     if len(body) > PARTS_MAX or not isinstance(message, Append) or message.bytes < LARGE_BYTES:
         return (encode_frame(kind, 0, header, body),)
