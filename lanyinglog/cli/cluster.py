@@ -27,6 +27,7 @@ from lanyinglog.config import CLIENT_PORT, Address
 from lanyinglog.errors import ConfigError, Unavailable
 
 _POLL_S = 0.05
+_CATCH_UP_S = 5.0  # a node of a new cluster votes at once, one whose disk was lost may have gigabytes to fetch
 _DIRECTORY = "The cluster's directory."
 
 
@@ -85,11 +86,14 @@ def wait_for_quorum(
     timeout_s: float,
     seen: Callable[[list[dict[str, Any]]], None] = lambda rows: None,
 ) -> list[dict[str, Any]]:
-    """Returns the rows once the cluster has a quorum and every node in ``started`` answers.
+    """Returns the rows once the cluster has a quorum and every node in ``started`` answers and is up to date.
 
-    Raises `ProcessError` when one of ``started`` ends, `Unavailable` after ``timeout_s``. ``seen`` gets rows meanwhile.
+    The last of these is waited for `_CATCH_UP_S` at most: as long as a node does not vote, no other may fail, and
+    who has just been told that the cluster is up may stop one right away. Raises `ProcessError` when one of ``started``
+    ends, `Unavailable` after ``timeout_s``. ``seen`` gets rows meanwhile.
     """
     deadline = time.monotonic() + timeout_s
+    caught_up_by = None
     waited_for = {member.node for member, _ in started}
     while True:
         for member, process in started:
@@ -102,8 +106,11 @@ def wait_for_quorum(
         seen(rows)
         silent = {row["node"] for row in rows if row["role"] == UNREACHABLE} & waited_for
         if has_quorum(rows) and not silent:
-            return rows
-        if time.monotonic() > deadline:
+            caught_up_by = caught_up_by or min(deadline, time.monotonic() + _CATCH_UP_S)
+            behind = any(row.get("catch_up") for row in rows if row["node"] in waited_for)
+            if not behind or time.monotonic() >= caught_up_by:
+                return rows
+        elif time.monotonic() > deadline:
             missing = f"{', '.join(sorted(silent))} did not answer" if silent else "no leader was elected"
             raise Unavailable(f"{missing} within {timeout_s:g} s; the logs are in {cluster.directory}/*/node.log")
         time.sleep(_POLL_S)
@@ -122,20 +129,21 @@ def cluster() -> None:
 @timeout_option(30.0, "How long to wait for a leader.")
 @format_option()
 def start(directory: Path, nodes: int | None, port: int | None, timeout_s: float, form: str) -> int:
-    """Start whatever of the cluster in --dir is not running, and wait until it has a leader.
+    """Start whatever of the cluster in --dir is not running, and wait until it has a leader and is up to date.
 
-    A directory that is empty or absent becomes a new cluster of --nodes nodes.
+    A node that has much to fetch is waited for a few seconds only; standard error says so. A directory that is empty
+    or absent becomes a new cluster of --nodes nodes.
     """
     with exclusive(directory):
         found = open_or_create(directory, nodes=nodes, port=port)
         started = [(member, processes.spawn(member)) for member in idle_members(found)]
         rows = wait_for_quorum(found, started, timeout_s=timeout_s)
-    output.print_rows(rows, rollcall.COLUMNS, form=form, empty="", droppable=rollcall.DROPPABLE)
+    code = rollcall.show(rows, form=form)
     if output.is_table(form):
         names = ", ".join(member.node for member, _ in started)
         output.note(f"started {names}" if started else "all nodes were running already")
         output.note(f"use it with --server {found.servers}; stop it with: lanyinglog cluster stop --dir {directory}")
-    return output.OK
+    return code
 
 
 @cluster.command(cls=Verb)

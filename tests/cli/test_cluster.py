@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import socket
 import subprocess
 import sys
+import types
 from pathlib import Path
+from typing import Any
 
+import pytest
 from real_programs import Cluster, run
 
+from lanyinglog.cli import cluster as verbs
+from lanyinglog.cli.directory import create_cluster
 from lanyinglog.cli.processes import free_port
 
 
@@ -22,6 +28,32 @@ def test_start_starts_what_is_not_running(cluster: Cluster) -> None:
     after = {row["node"]: row["pid"] for row in cluster.status().rows}
     assert after["n2"] != before["n2"]
     assert (after["n1"], after["n3"]) == (before["n1"], before["n3"])
+
+
+@pytest.mark.parametrize("answers_until_it_votes", [1, 3, None])
+def test_who_is_told_that_a_cluster_is_up_may_stop_any_node_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers_until_it_votes: int | None
+) -> None:
+    """A node that joins is waited for, but not for as long as a lost disk takes to come back (None)."""
+    made = create_cluster(tmp_path, nodes=3)
+    answers = [0]
+
+    def rows_of(*_: object, **__: object) -> list[dict[str, Any]]:
+        answers[0] += 1
+        joins = answers_until_it_votes is None or answers[0] < answers_until_it_votes
+        return [
+            {"node": "n1", "role": "leader", "term": 1, "catch_up": None},
+            {"node": "n2", "role": "follower", "term": 1, "catch_up": None},
+            {"node": "n3", "role": "follower", "term": 1, "catch_up": "its directory is new" if joins else None},
+        ]
+
+    clock = itertools.count(100.0, 0.5)
+    monkeypatch.setattr(verbs, "rows_of", rows_of)
+    monkeypatch.setattr(verbs, "time", types.SimpleNamespace(monotonic=clock.__next__, sleep=lambda _: None))
+    running: Any = types.SimpleNamespace(poll=lambda: None)
+    rows = verbs.wait_for_quorum(made, [(member, running) for member in made.members], timeout_s=30.0)
+    assert answers[0] == answers_until_it_votes or (answers_until_it_votes is None and 5 < answers[0] < 15)
+    assert (rows[2]["catch_up"] is None) == (answers_until_it_votes is not None)
 
 
 def test_leadership_moves_on_request(cluster: Cluster) -> None:
