@@ -18,14 +18,14 @@ Bounds (P8): `waiting_bytes_max` and `waiting_batches_max` of batches wait, `ent
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import trio
 
 from lanyinglog.errors import Busy, LanyingError, NotLeader, OutcomeUnknown
 from lanyinglog.record import BatchView
-from lanyinglog.service import Ack
+from lanyinglog.service import Ack, Owner
 
 Result = Ack | LanyingError
 
@@ -55,11 +55,11 @@ class Ticket:
 
     __slots__ = ("_event", "_owner", "_to_tell", "expires_at", "result")
 
-    def __init__(self, expires_at: float, to_tell: dict[Callable[[], None], None]) -> None:
+    def __init__(self, expires_at: float, to_tell: dict[Owner, None]) -> None:
         self.expires_at = expires_at
         self.result: Result | None = None
         self._event: trio.Event | None = None
-        self._owner: Callable[[], None] | None = None
+        self._owner: Owner | None = None
         self._to_tell = to_tell
 
     def settle(self, result: Result) -> None:
@@ -71,7 +71,7 @@ class Ticket:
             if self._event is not None:
                 self._event.set()
 
-    def tell(self, owner: Callable[[], None]) -> None:
+    def tell(self, owner: Owner) -> None:
         """See `service.Ticket.tell`."""
         self._owner = owner
         if self.result is not None:
@@ -106,7 +106,7 @@ class Batcher:
         self._waiting: deque[tuple[BatchView, Ticket]] = deque()
         self._waiting_bytes = 0
         self._in_flight: dict[int, tuple[int, Proposal]] = {}  # index -> term, proposal; in order
-        self._to_tell: dict[Callable[[], None], None] = {}
+        self._to_tell: dict[Owner, None] = {}
 
     def submit(self, batch: BatchView, now: float) -> Ticket:
         """Queue ``batch`` behind those before it. `Busy` when full."""
@@ -126,12 +126,13 @@ class Batcher:
         return Ticket(now + self._limits.deadline_s, self._to_tell)
 
     def tell_settled(self) -> None:
-        """Call each owner of tickets that were settled since the last time, once; owners raise nothing."""
+        """Call each owner of tickets that were settled since the last time, once, and then what they gave back."""
         if self._to_tell:
             owners = list(self._to_tell)
             self._to_tell.clear()
-            for owner in owners:
-                owner()
+            for send in [owner() for owner in owners]:
+                if send is not None:
+                    send()
 
     @property
     def has_room(self) -> bool:

@@ -26,14 +26,20 @@ class Ack:
     duplicate: bool = False
 
 
+Owner = Callable[[], Callable[[], None] | None]
+"""Who is told of settled tickets: `Ticket.tell`."""
+
+
 class Ticket(Protocol):
     """The future of one submitted batch. ``result`` is None until it is settled, always (deadline or leadership)."""
 
     result: Ack | LanyingError | None
 
-    def tell(self, owner: Callable[[], None]) -> None:
+    def tell(self, owner: Owner) -> None:
         """Have ``owner`` called soon after this is settled: once for all tickets of the same owner that are settled
-        together, in the node's event loop, when what the cluster waits for has left. It must not raise."""
+        together, in the node's event loop, when what the cluster waits for has left. What it gives back, if anything,
+        is called when all owners were: they put their answers together in a row, which then leave in a row, for what
+        runs between two system calls runs cold. Neither may raise."""
 
     async def wait(self) -> Ack:
         """The acknowledgement, or the `LanyingError` that says how it ended. Always ends (deadline or leadership)."""

@@ -11,15 +11,21 @@ import itertools
 import time
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import trio
 
 from lanyinglog.errors import BatchOutOfOrder, Busy, CorruptEntry, LanyingError, ProducerUnknown
 from lanyinglog.record import BatchView
-from lanyinglog.service import Ack, Item, Page, TopicStat
+from lanyinglog.service import Ack, Item, Owner, Page, TopicStat
 from lanyinglog.topics import matcher
+
+
+def _tell(owner: Owner) -> None:
+    send = owner()
+    if send is not None:
+        send()
 
 
 class MemoryTicket:
@@ -28,7 +34,7 @@ class MemoryTicket:
     def __init__(self, batch: BatchView) -> None:
         self.batch = batch
         self.result: Ack | LanyingError | None = None
-        self._owner: Callable[[], None] | None = None
+        self._owner: Owner | None = None
         self._settled = trio.Event()
 
     def settle(self, result: Ack | LanyingError) -> None:
@@ -36,12 +42,12 @@ class MemoryTicket:
         self.result = result
         self._settled.set()
         if self._owner is not None:
-            self._owner()
+            _tell(self._owner)
 
-    def tell(self, owner: Callable[[], None]) -> None:
+    def tell(self, owner: Owner) -> None:
         self._owner = owner
         if self.result is not None:
-            owner()
+            _tell(owner)
 
     async def wait(self) -> Ack:
         await self._settled.wait()

@@ -42,8 +42,8 @@ from lanyinglog.record import parse_batch
 from lanyinglog.service import LogService, Ticket
 from lanyinglog.session.hub import Hub
 from lanyinglog.session.outbox import Outbox
-from lanyinglog.session.poller import Poller
-from lanyinglog.session.reader import RECEIVE_BYTES, Reader
+from lanyinglog.session.poller import RECEIVE_BYTES, Poller
+from lanyinglog.session.reader import Reader
 from lanyinglog.session.subscription import Subscription
 from lanyinglog.sockets import sender_of, writer_of
 from lanyinglog.topics import check_filter
@@ -213,8 +213,7 @@ class _Session:
             self._fail(error)
         except Exception:
             # The boundary of a connection: a defect in serving it must not take the node's other clients along.
-            _log.exception("a client connection ended by a defect")
-            self._fail(LanyingError("the node failed to serve this connection; its log has the reason"))
+            self._fail_by_defect()
 
     def _fail(self, error: LanyingError) -> None:
         if self._fault is None:
@@ -230,27 +229,35 @@ class _Session:
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 self._work.cancel_scope.cancel()  # the client is gone
 
-    def _acknowledge(self) -> None:
-        """Answer publishes whose tickets are settled, in order, for batches commit in order too (P5). The log's loop
-        calls this, no task of the connection: what goes wrong is the connection's fault all the same."""
+    def _acknowledge(self) -> Callable[[], None] | None:
+        """Put together the answers to publishes whose tickets are settled, in order, for batches commit in order too
+        (P5); gives what sends them. The log's loop calls both, no task of the connection: what goes wrong is the
+        connection's fault all the same."""
         if self._served:
-            return
+            return None
         try:
-            frames: list[bytes] = []
             unacknowledged = self._unacknowledged
             while unacknowledged and (result := unacknowledged[0][1].result) is not None:
                 request, _ = unacknowledged.popleft()
                 if isinstance(result, LanyingError):
-                    frames.append(to_frame(Error.of(result), request))
+                    self._outbox.queue_reply(to_frame(Error.of(result), request))
                 else:
-                    frames.append(encode_acked(request, result))
-            if frames:
-                self._outbox.put_reply(b"".join(frames))
-                if self._publish_ended:
-                    self._publish_ended.unpark()
+                    self._outbox.queue_reply(encode_acked(request, result))
+            if self._publish_ended:
+                self._publish_ended.unpark()
         except Exception:
-            _log.exception("a client connection ended by a defect")
-            self._fail(LanyingError("the node failed to serve this connection; its log has the reason"))
+            self._fail_by_defect()
+        return self._send_replies
+
+    def _send_replies(self) -> None:
+        try:
+            self._outbox.send_replies()
+        except Exception:
+            self._fail_by_defect()
+
+    def _fail_by_defect(self) -> None:
+        _log.exception("a client connection ended by a defect")
+        self._fail(LanyingError("the node failed to serve this connection; its log has the reason"))
 
     # -------------------------------------------------------------------------------------------------- answering
     def may_answer(self, message: Message) -> bool:
@@ -327,8 +334,9 @@ class _Session:
         ticket = service.submit(parse_batch(batch), received=received)
         self._unacknowledged.append((request, ticket))
         ticket.tell(self._when_settled)
-        if ticket.result is not None:
-            self._acknowledge()  # it was settled before anybody could be told
+        if ticket.result is not None:  # it was settled before anybody could be told
+            self._acknowledge()
+            self._send_replies()
 
     def _subscribe(self, request: int, subscribe: Subscribe) -> None:
         service = self._service(subscribe.log)

@@ -38,11 +38,22 @@ class Outbox:
 
     def put_reply(self, frame: bytes) -> None:
         """Send a reply, or queue it behind the replies before it. Never blocks."""
-        if self._nothing_waits() and self._sent(frame):
-            return
+        self.queue_reply(frame)
+        self.send_replies()
+
+    def queue_reply(self, frame: bytes) -> None:
+        """`put_reply` for who calls `send_replies` soon."""
         self._replies.append(frame)
         self._replies_bytes += len(frame)
-        self._work.unpark()
+
+    def send_replies(self) -> None:
+        """Send the replies that are queued, or leave them to the writer."""
+        if not (self._writer_waits and self._replies and self._push is None and self._rest is None):
+            self._work.unpark()
+        elif self._sent(self._replies[0] if len(self._replies) == 1 else b"".join(self._replies)):
+            self._forget_replies()
+        else:
+            self._work.unpark()
 
     @property
     def has_room(self) -> bool:
@@ -109,10 +120,14 @@ class Outbox:
             return rest
         if self._replies:
             chunk = self._replies[0] if len(self._replies) == 1 else b"".join(self._replies)
-            self._replies.clear()
-            self._replies_bytes = 0
-            self._room.unpark_all()
+            self._forget_replies()
             return chunk
         push, self._push = self._push, None
         self._taken.unpark()
         return push
+
+    def _forget_replies(self) -> None:
+        self._replies.clear()
+        self._replies_bytes = 0
+        if self._room:
+            self._room.unpark_all()

@@ -1,27 +1,25 @@
 """What one client sends: received, cut into messages, and handed over in order, as soon as each may be answered.
 
-A client that waits costs nothing: its socket is on the `poller`'s list, and whatever comes is answered in the poller's
-task. The connection's own task steps in where something has to be waited for, as room for a publish, and where the rest
-of a frame is overdue; and it hears the hello. Without a poller, or on a stream that is no plain socket, it does all of
-that by itself.
+A client that waits costs nothing: its socket is on the `poller`'s list, and whatever comes is read and answered in the
+poller's task. The connection's own task steps in where something has to be waited for, as room for a publish, and where
+the rest of a frame is overdue; and it hears the hello. Without a poller, or on a stream that is no plain socket, it
+does all of that by itself.
 """
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import trio
 
 from lanyinglog.errors import ProtocolError
-from lanyinglog.session.poller import Poller
+from lanyinglog.session.poller import RECEIVE_BYTES, Poller
 from lanyinglog.sockets import descriptor_of, receiver_of
 from lanyinglog.wire.connection import Connection, Received
 from lanyinglog.wire.messages import Message
 
-RECEIVE_BYTES = 128 << 10
 FRAME_S_MAX = 30.0
 """From a frame's first byte to its last: 1 MiB over a 300 kbit/s line."""
 
@@ -162,19 +160,20 @@ class _Visit:
 
     async def over(self) -> None:
         """Returns when it is."""
-        self._poller.add(self._descriptor, self._on_readable)
+        self._poller.add(self._descriptor, self._on_received)
         await trio.lowlevel.wait_task_rescheduled(self._abort)
 
-    def _on_readable(self, now: float) -> None:
+    def _on_received(self, received: bytes | OSError, now: float) -> None:
         goes_on = False
-        try:
-            received = os.read(self._descriptor, RECEIVE_BYTES)
-            self.closed = not received
-            goes_on = not self.closed and self._take(received, now)
-        except BlockingIOError:
-            return
-        except Exception as error:
-            self.trouble = error  # the task's to raise
+        if isinstance(received, OSError):
+            self.trouble = received
+        elif received:
+            try:
+                goes_on = self._take(received, now)
+            except Exception as error:
+                self.trouble = error  # the task's to raise
+        else:
+            self.closed = True
         if not goes_on:
             self._poller.discard(self._descriptor)
             trio.lowlevel.reschedule(self._task)

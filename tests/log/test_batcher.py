@@ -281,3 +281,26 @@ def test_an_owner_is_told_once_of_all_that_was_settled() -> None:
     tickets[4].tell(first)
     batcher.tell_settled()
     assert told == ["first", "second", "first"]
+
+
+def test_what_owners_have_to_send_is_sent_when_all_are_told() -> None:
+    batcher = Batcher(BatcherLimits())
+    done: list[str] = []
+
+    def first() -> Callable[[], None]:
+        done.append("first")
+        return lambda: done.append("first sends")
+
+    def second() -> None:
+        done.append("second")
+
+    def third() -> Callable[[], None]:
+        done.append("third")
+        return lambda: done.append("third sends")
+
+    for owner in (first, second, third):
+        ticket = batcher.ticket(0.0)
+        ticket.tell(owner)
+        ticket.settle(ACK)
+    batcher.tell_settled()
+    assert done == ["first", "second", "third", "first sends", "third sends"]

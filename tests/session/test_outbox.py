@@ -123,6 +123,44 @@ async def test_what_leaves_at_once_and_what_the_writer_sends_are_one_stream(room
     assert system.got == b"0,.p0.1,.p1.2,.p2.3,.p3."
 
 
+async def test_replies_that_are_queued_leave_together_when_they_are_sent() -> None:
+    system = System(100)
+    outbox = Outbox(replies_bytes_max=100, send_now=system.send_now)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(outbox.take)
+        await trio.testing.wait_all_tasks_blocked()
+        outbox.queue_reply(b"a")
+        outbox.queue_reply(b"b")
+        await trio.testing.wait_all_tasks_blocked()
+        assert system.got == b""
+        assert not outbox.try_push(b"push")  # it would overtake them
+        outbox.send_replies()
+        assert system.got == b"ab"
+        outbox.send_replies()  # there are none
+        assert outbox.try_push(b"push")
+        assert system.got == b"abpush"
+        outbox.finish()
+
+
+async def test_replies_that_the_system_does_not_take_make_no_room_until_the_writer_has_them() -> None:
+    system = System(0)
+    outbox = Outbox(replies_bytes_max=2, send_now=system.send_now)
+    async with trio.open_nursery() as nursery:
+        taken: list[bytes | None] = []
+
+        async def take() -> None:
+            taken.append(await outbox.take())
+
+        nursery.start_soon(take)
+        await trio.testing.wait_all_tasks_blocked()
+        outbox.queue_reply(b"ab")
+        outbox.send_replies()
+        assert not outbox.has_room
+        with trio.fail_after(1):
+            await outbox.wait_room()
+    assert taken == [b"ab"] and system.got == b""
+
+
 async def test_nothing_overtakes_what_has_begun_to_leave() -> None:
     system = System(2)
     outbox = Outbox(replies_bytes_max=100, send_now=system.send_now)
