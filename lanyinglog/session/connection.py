@@ -237,14 +237,14 @@ class _Session:
             return None
         try:
             unacknowledged = self._unacknowledged
+            if len(unacknowledged) >= self._inflight_max:  # else nobody waits
+                self._publish_ended.unpark()
             while unacknowledged and (result := unacknowledged[0][1].result) is not None:
                 request, _ = unacknowledged.popleft()
                 if isinstance(result, LanyingError):
                     self._outbox.queue_reply(to_frame(Error.of(result), request))
                 else:
                     self._outbox.queue_reply(encode_acked(request, result))
-            if self._publish_ended:
-                self._publish_ended.unpark()
         except Exception:
             self._fail_by_defect()
         return self._send_replies

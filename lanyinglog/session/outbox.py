@@ -128,6 +128,6 @@ class Outbox:
 
     def _forget_replies(self) -> None:
         self._replies.clear()
-        self._replies_bytes = 0
-        if self._room:
+        if not self.has_room:  # else nobody waits for it
             self._room.unpark_all()
+        self._replies_bytes = 0
