@@ -1,9 +1,9 @@
 """What users have given a publisher and the pipeline has not taken yet: messages become batches here.
 
 Messages are kept as they come and encoded once, when the pipeline has room for a batch: the longer that takes, the
-more messages share a batch. A batch ends at a bound in bytes, messages or runs; a `Parcel` marked *whole* is a batch
-of its own, whatever is before and behind it. Order is the order of the calls, across topics too (P5): a change of topic
-begins a new run.
+more messages share a batch. A batch ends at a bound in bytes, messages or runs; a list of messages is cut there, and
+what is left of it begins the next. A `Parcel` marked *whole* is a batch of its own, whatever is before and behind it.
+Order is the order of the calls, across topics too (P5): a change of topic begins a new run.
 
 A batch costs the nodes about the same whatever its size, so what compression shrinks should fill batches as well as
 what it does not: how much the last batch shrank says how much goes into the next. If that shrinks less, to more than a
@@ -123,8 +123,11 @@ class Outbox:
         """Like an `add` of each of ``payloads``, which may be more than a batch holds, with their ``lengths``
         (`checked_payloads`); ``pending`` waits for all."""
         run_bytes = RUN_BYTES + len(topic.encode())
+        with self._lock:
+            room, places = self._open.room(topic, self._draft_bytes, self._batch_messages)
+        room = min(room, self._batch_bytes)
         size = sum(lengths) + len(payloads) * MESSAGE_BYTES + run_bytes
-        if 0 < len(payloads) <= self._batch_messages and size <= self._batch_bytes:  # there is nothing to cut up
+        if 0 < len(payloads) <= places and size <= room:  # there is nothing to cut up
             return self.add(Parcel(topic, payloads, lengths, None, None, pending, size))
         ends = list(accumulate(lengths))
 
@@ -132,11 +135,15 @@ class Outbox:
             return ends[i] + (i + 1) * MESSAGE_BYTES
 
         at = before = 0
-        news = False
+        news, begun = False, True
         while at < len(payloads):
-            end = min(len(payloads), at + self._batch_messages)
-            stop = bisect_right(range(end), before + self._batch_bytes - run_bytes, at, key=size_through)
-            stop = max(stop, at + 1)  # one message always fits
+            end = min(len(payloads), at + places)
+            stop = bisect_right(range(end), before + room - run_bytes, at, key=size_through)
+            room, places = self._batch_bytes, self._batch_messages
+            if begun and stop == at:
+                begun = False  # not even one fits what is left of the open batch
+                continue
+            stop, begun = max(stop, at + 1), False  # one message always fits a batch of its own
             through = size_through(stop - 1)
             size = through - before + run_bytes
             news |= self.add(Parcel(topic, payloads[at:stop], lengths[at:stop], None, None, pending, size))
@@ -247,6 +254,12 @@ class _Draft:
             and self.count + len(parcel.payloads) <= batch_messages
             and self.runs + (parcel.topic != self.topic) <= record.RUNS_MAX
         )
+
+    def room(self, topic: str, batch_bytes: int, batch_messages: int) -> tuple[int, int]:
+        """How many bytes, that of another run included, and messages of ``topic`` fit it besides; 0 if none."""
+        if self.parcels and topic != self.topic and self.runs == record.RUNS_MAX:
+            return 0, 0
+        return batch_bytes - self.bytes, batch_messages - self.count
 
     def add(self, parcel: Parcel) -> None:
         if not self.parcels:

@@ -78,6 +78,42 @@ def test_batches_hold_what_was_added_in_order_and_within_bounds(calls: Any, comp
         assert batch.bytes - record.BATCH_HEADER_BYTES <= 1_200
 
 
+@pytest.mark.parametrize("bound", ["bytes", "messages"])
+@pytest.mark.parametrize("size", range(1, 25))
+def test_lists_of_any_length_fill_batches(bound: str, size: int) -> None:
+    """As many messages in each batch as if they had come one by one."""
+    total = 120
+
+    def counts(lists: int) -> list[int]:
+        box = outbox(batch_bytes=1_000) if bound == "bytes" else outbox(batch_messages=7)
+        payloads = [b"%90d" % number for number in range(total)]
+        for at in range(0, total, lists):
+            box.extend("a", *checked_payloads("a", payloads[at : at + lists]))
+        found = []
+        sent: list[bytes] = []
+        while (batch := box.take()) is not None:
+            found.append(batch.count)
+            sent += [payload for _, payload, *_ in messages_of(batch)]
+        assert sent == payloads
+        return found
+
+    one_by_one = counts(1)
+    most = max(one_by_one)
+    assert one_by_one == [most] * (total // most) + [total % most] * (total % most > 0)
+    # A piece of a list is taken for a run of its own, which may cost one message a batch.
+    assert all(count >= most - 1 for count in counts(size)[:-1])
+
+
+def test_a_list_does_not_fill_a_batch_that_has_all_its_runs() -> None:
+    box = outbox(batch_bytes=100_000, batch_messages=10_000)
+    for number in range(record.RUNS_MAX):
+        box.add(parcel_of(f"t{number}", b"x", None, None, None))
+    box.extend("another", *checked_payloads("another", [b"y"] * 3))
+    first, second = box.take(), box.take()
+    assert first is not None and second is not None
+    assert (first.count, second.count) == (record.RUNS_MAX, 3)
+
+
 def test_each_waiter_gets_the_place_of_his_message() -> None:
     box = outbox()
     waiters = [Pending(1) for _ in range(3)]
