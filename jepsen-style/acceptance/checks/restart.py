@@ -19,8 +19,10 @@ GROWS_MAX = 1.5
 """Times with the long log against those with the short one, beyond `NOISE_S`."""
 NOISE_S = 0.3
 SNAPSHOTS = 3
-"""Of so many the quickest counts: what is said to a node that does not listen yet is said again a second later, so that
-one takes a second more than another by chance."""
+"""Of so many the quickest counts."""
+SAID_AGAIN_S = 2.3
+"""Noise of a snapshot. What is said to a node that does not listen yet is said again a second later, and so is what it
+did not answer: of 34 that were looked at with one log, 7 took 1 s, 19 took 2 s and 8 took 3 s, by chance."""
 KEPT = 20_000
 """Messages that are left when the log is trimmed, so that it takes a snapshot to join."""
 WAIT_S_MAX = 120.0
@@ -41,7 +43,8 @@ def run(scale: Scale) -> dict[str, Any]:
         short, long = times
         for name, seconds in short.items():
             words = f"{name}: {long[name]:.2f} s with {sizes[1]:,} messages, {seconds:.2f} s with {sizes[0]:,}"
-            require_time(long[name] <= GROWS_MAX * seconds + NOISE_S, words)
+            noise_s = SAID_AGAIN_S if name == "snapshot" else NOISE_S
+            require_time(long[name] <= GROWS_MAX * seconds + noise_s, words)
         return {f"{name} s": f"{short[name]:.2f} -> {long[name]:.2f}" for name in short} | {"messages": sizes[1]}
 
 
