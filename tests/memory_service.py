@@ -22,12 +22,6 @@ from lanyinglog.service import Ack, Item, Owner, Page, TopicStat
 from lanyinglog.topics import matcher
 
 
-def _tell(owner: Owner) -> None:
-    send = owner()
-    if send is not None:
-        send()
-
-
 class MemoryTicket:
     """Settled once, with an `Ack` or an error."""
 
@@ -41,13 +35,12 @@ class MemoryTicket:
         assert self.result is None
         self.result = result
         self._settled.set()
-        if self._owner is not None:
-            _tell(self._owner)
+        send = self._owner() if self._owner is not None else None
+        if send is not None:
+            send()
 
     def tell(self, owner: Owner) -> None:
-        self._owner = owner
-        if self.result is not None:
-            _tell(owner)
+        self._owner = owner  # who comes too late looks for himself: a log that has nothing to do tells nobody
 
     async def wait(self) -> Ack:
         await self._settled.wait()
