@@ -79,7 +79,7 @@ def rows_of(cluster: ClusterDirectory, *, timeout_s: float = rollcall.ANSWER_S) 
     return rows
 
 
-def wait_for_quorum(
+def wait_until_up(
     cluster: ClusterDirectory,
     started: Sequence[tuple[Member, subprocess.Popen[bytes]]],
     *,
@@ -137,7 +137,7 @@ def start(directory: Path, nodes: int | None, port: int | None, timeout_s: float
     with exclusive(directory):
         found = open_or_create(directory, nodes=nodes, port=port)
         started = [(member, processes.spawn(member)) for member in idle_members(found)]
-        rows = wait_for_quorum(found, started, timeout_s=timeout_s)
+        rows = wait_until_up(found, started, timeout_s=timeout_s)
     code = rollcall.show(rows, form=form)
     if output.is_table(form):
         names = ", ".join(member.node for member, _ in started)

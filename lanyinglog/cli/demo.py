@@ -19,7 +19,7 @@ import click
 
 import lanyinglog
 from lanyinglog.cli import output, processes
-from lanyinglog.cli.cluster import open_or_create, rows_of, wait_for_quorum
+from lanyinglog.cli.cluster import open_or_create, rows_of, wait_until_up
 from lanyinglog.cli.directory import ClusterDirectory
 from lanyinglog.cli.foreground import ended_by_signals, spawn_tied
 from lanyinglog.cli.options import Verb, option, timeout_option
@@ -52,7 +52,7 @@ def demo(file: Path | None, nodes: int, timeout_s: float) -> int:
         cluster = open_or_create(directory, nodes=nodes, port=processes.free_port(nodes=nodes))
         stack.callback(processes.stop, cluster.members)
         started = spawn_tied(list(cluster.members), stack)
-        wait_for_quorum(cluster, started, timeout_s=timeout_s)
+        wait_until_up(cluster, started, timeout_s=timeout_s)
         for member in cluster.members:
             _say(f"  {member.node}  clients at {member.client}  {_role(cluster, member.node)}")
         subscriber = _Subscriber(cluster.servers, len(lines), timeout_s)

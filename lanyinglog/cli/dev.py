@@ -15,7 +15,7 @@ from typing import NoReturn
 import click
 
 from lanyinglog.cli import output, processes
-from lanyinglog.cli.cluster import idle_members, open_or_create, rows_of, wait_for_quorum
+from lanyinglog.cli.cluster import idle_members, open_or_create, rows_of, wait_until_up
 from lanyinglog.cli.dev_view import View, view_of
 from lanyinglog.cli.directory import ClusterDirectory, ProcessError, exclusive
 from lanyinglog.cli.foreground import Started, ended_by_signals, spawn_tied
@@ -56,7 +56,7 @@ def _run(directory: Path, *, nodes: int | None, port: int | None, timeout_s: flo
             started = spawn_tied(idle, stack)
             view = view_of(cluster, form)
             stack.callback(view.close)
-            wait_for_quorum(cluster, started, timeout_s=timeout_s, seen=view.show)
+            wait_until_up(cluster, started, timeout_s=timeout_s, seen=view.show)
         view.ready(started)
         _watch(cluster, started, view)
 

@@ -81,15 +81,15 @@ class Poller:
             on_received = callbacks.get(descriptor)
             if on_received is None:
                 continue  # it was discarded since
+            received: bytes | OSError
             try:
                 received = os.read(descriptor, RECEIVE_BYTES)
+                size += len(received)
             except BlockingIOError:
                 continue  # it is another socket than the system meant
             except OSError as error:
-                served.append((descriptor, on_received, error))
-                continue
-            size += len(received)
+                received = error
             served.append((descriptor, on_received, received))
-        for descriptor, on_received, what in served:
+        for descriptor, on_received, received in served:
             if callbacks.get(descriptor) is on_received:  # else it was discarded by one that came before it
-                on_received(what, now)
+                on_received(received, now)

@@ -51,7 +51,7 @@ def test_who_is_told_that_a_cluster_is_up_may_stop_any_node_of_it(
     monkeypatch.setattr(verbs, "rows_of", rows_of)
     monkeypatch.setattr(verbs, "time", types.SimpleNamespace(monotonic=clock.__next__, sleep=lambda _: None))
     running: Any = types.SimpleNamespace(poll=lambda: None)
-    rows = verbs.wait_for_quorum(made, [(member, running) for member in made.members], timeout_s=30.0)
+    rows = verbs.wait_until_up(made, [(member, running) for member in made.members], timeout_s=30.0)
     assert answers[0] == answers_until_it_votes or (answers_until_it_votes is None and 5 < answers[0] < 15)
     assert (rows[2]["catch_up"] is None) == (answers_until_it_votes is not None)
 

@@ -165,9 +165,9 @@ async def test_the_end_and_a_reset_are_told() -> None:
             end.close()
 
 
-async def test_who_was_discarded_by_another_is_not_called() -> None:
-    """Read or not: ``first`` gives up ``second``, whose bytes were read with its own, and then ``third``, which is not
-    read any more."""
+async def test_who_was_discarded_by_another_is_not_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether its bytes were read already, as those of the second, or not, as those of the third."""
+    monkeypatch.setattr(poller_module, "READ_BYTES_AT_ONCE", 2)
     with pairs(3) as made:
         poller = Poller()
         heard: list[int] = []
@@ -185,6 +185,7 @@ async def test_who_was_discarded_by_another_is_not_called() -> None:
             await trio.testing.wait_all_tasks_blocked()
             nursery.cancel_scope.cancel()
         assert len(heard) == 1
+        assert len(select.select([near for near, _ in made], [], [], 0)[0]) == 1
 
 
 async def test_who_is_new_at_a_descriptor_does_not_get_what_was_read_for_the_one_before() -> None:
