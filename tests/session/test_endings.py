@@ -14,6 +14,7 @@ from wire.fuzz import Fuzzer
 
 from lanyinglog import config
 from lanyinglog.session.connection import FLUSH_S_MAX, LINGER_S_MAX
+from lanyinglog.session.outbox import Outbox
 from lanyinglog.session.reader import FRAME_S_MAX
 from lanyinglog.wire.messages import (
     CLIENT_MESSAGES,
@@ -275,4 +276,30 @@ async def test_a_defect_ends_its_connection_and_is_logged(caplog: pytest.LogCapt
         assert "ZeroDivisionError" in caplog.text
         assert "ZeroDivisionError" not in error.message
         assert error.outcome == "unknown"
+        assert await other.is_served()
+
+
+@pytest.mark.parametrize("step", ["queue_reply", "send_replies"])
+async def test_a_defect_in_acknowledging_costs_no_other_his_acknowledgement(
+    monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """It comes up in the log's loop, which has others to tell."""
+    service = MemoryLogService()
+    service.held = True
+    async with house(service) as at:
+        unlucky, other = await at.client(), await at.client()
+        await unlucky.send(Publish(batch(1)), 5)
+        await trio.testing.wait_all_tasks_blocked()
+        await other.send(Publish(batch(1, producer=2)), 6)
+        await trio.testing.wait_all_tasks_blocked()
+        whole = getattr(Outbox, step)
+
+        def breaks_once(*arguments: object) -> None:
+            monkeypatch.setattr(Outbox, step, whole)
+            raise ZeroDivisionError("a defect")
+
+        monkeypatch.setattr(Outbox, step, breaks_once)
+        service.release()
+        assert isinstance((await other.receive()).message, Acked)
+        await ends_with(unlucky, "internal")
         assert await other.is_served()
