@@ -23,16 +23,18 @@ SNAPSHOTS = 3
 SAID_AGAIN_S = 2.3
 """Noise of a snapshot. What is said to a node that does not listen yet is said again a second later, and so is what it
 did not answer: of 34 that were looked at with one log, 7 took 1 s, 19 took 2 s and 8 took 3 s, by chance."""
-KEPT = 20_000
-"""Messages that are left when the log is trimmed, so that it takes a snapshot to join."""
+LIMIT = 5_000
+"""Messages that the log is to keep when it is trimmed, so that it takes a snapshot to join."""
+KEPT = LIMIT + (2 << 20) // 100
+"""Messages that it keeps at most: an entry goes as a whole, and may hold two full batches."""
 WAIT_S_MAX = 120.0
 _CHUNK = 10_000
 
 
 def run(scale: Scale) -> dict[str, Any]:
     """At 1,000,000 and 10,000,000 messages of 100 bytes: a follower is killed, the leader is killed, all are stopped;
-    then all but `KEPT` messages at most are trimmed and a follower's directory is deleted."""
-    sizes = scale.pick((1_000_000, 10_000_000), (KEPT, 10 * KEPT))
+    then all but `LIMIT` messages or a few more are trimmed and a follower's directory is deleted."""
+    sizes = scale.pick((1_000_000, 10_000_000), (30_000, 300_000))
     with running() as cluster:
         before = 0
         times: list[dict[str, float]] = []
@@ -88,7 +90,7 @@ def _serving_again(cluster: Cluster, row: Row, count: int) -> float:
 
 def _snapshot(cluster: Cluster) -> float:
     """Seconds from the start of a node with an empty disk until it has all that the trimmed log holds."""
-    program("log", "set", "--max-messages", str(KEPT // 2), "--server", cluster.server_list)
+    program("log", "set", "--max-messages", str(LIMIT), "--server", cluster.server_list)
     _wait(cluster, "the log is trimmed", _is_trimmed)
     wiped = cluster.followers()[0]
     cluster.kill(wiped)
