@@ -337,4 +337,4 @@ def alone_and_early() -> Sequence[Change]:
 
 @defect("a proposal is handed to an engine that does not turn, and is refused meanwhile")
 def refused_and_appended() -> Sequence[Change]:
-    return [(Replica, "may_append", property(lambda self: self.leads and self._handover is None))]
+    return [(Replica, "may_append", property(lambda self: self.leads and self.handing_over is None))]

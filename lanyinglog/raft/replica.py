@@ -29,6 +29,7 @@ from lanyinglog.raft.election import Election
 from lanyinglog.raft.engine import Body, Engine
 from lanyinglog.raft.follower import WINDOW_APPENDS_MAX
 from lanyinglog.raft.guard import Guard
+from lanyinglog.raft.handover import Handover
 from lanyinglog.raft.joining import Joining
 from lanyinglog.raft.journal import Journal
 from lanyinglog.raft.membership import Membership
@@ -60,15 +61,6 @@ class Timing:
 
     heartbeat_s: float = 0.1
     election_timeout_s: float = 1.0
-
-
-@dataclass(slots=True)
-class _Handover:
-    """A leader's attempt to make ``to`` the leader, given up at ``deadline``."""
-
-    to: str
-    deadline: float
-    told: bool = False
 
 
 class Replica:
@@ -118,7 +110,7 @@ class Replica:
         self._follow_members()
         self._probe_at = now
         self._was_leader, self._led_since, self._led_term = False, now, 0
-        self._handover: _Handover | None = None
+        self._handover = Handover(lasts_s=timing.election_timeout_s)
         self.source, self.sink = SnapshotSource(store), SnapshotSink(self.journal)
         self.repair = Repair(store)
         number = int(uniform(1, 1 << 62)) if newcomer else 0
@@ -304,7 +296,7 @@ class Replica:
     @property
     def wants_turn(self) -> bool:
         """Whether `advance` would do anything now, timers aside. What may leave is in the outbox all the same."""
-        if self._stirred or self.engine.wants_tick or self._handover is not None:
+        if self._stirred or self.engine.wants_tick or self.handing_over is not None:
             return True
         # Alone it needs nobody's answer: its own sync commits.
         return self.guard.voters == {self.node} and self._may_tick() and self.engine.commit < self.journal.last_index
@@ -312,7 +304,7 @@ class Replica:
     @property
     def may_append(self) -> bool:
         """Whether what is proposed now is appended by the next `advance`, if this node still leads then."""
-        return self.engine.leads and self._handover is None and self._may_tick()
+        return self.engine.leads and self.handing_over is None and self._may_tick()
 
     def _ask_to_join(self, joining: Joining, *, probe: bool) -> None:
         if probe:
@@ -388,7 +380,7 @@ class Replica:
 
     def why_no_change(self, now: float) -> str | None:
         """What stands against another change of members now; None if nothing does (Raft dissertation, 4.1)."""
-        if not self.leads or self._handover is not None:
+        if not self.leads or self.handing_over is not None:
             return "this node does not lead, or not for long"
         if self.membership.index > self.engine.commit:
             return "the last change is not committed yet"
@@ -409,25 +401,19 @@ class Replica:
         """
         if not self.leads or to not in self.guard.voters - {self.node}:
             raise ValueError(f"{self.node} can't hand over to {to}: only a leader can, and to another voter")
-        self._handover = _Handover(to, now + self._timing.election_timeout_s)
+        self._handover.begin(to, now)
 
     @property
     def handing_over(self) -> str | None:
         """Who is to lead next, while this node, the leader, sees to that."""
-        return None if self._handover is None else self._handover.to
+        return self._handover.to
 
     def _hand_over(self, now: float, *, probe: bool) -> None:
-        handover = self._handover
-        if handover is None:
-            return
-        if not self.leads or now >= handover.deadline:
-            self._handover = None
-            return
-        last = self.journal.last_index
-        ready = self.engine.applied == last and self.engine.match_index(handover.to) == last
-        if ready and (probe or not handover.told):
-            handover.told = True
-            self._send(handover.to, TimeoutNow(self.engine.term))
+        to, last = self._handover.to, self.journal.last_index
+        if to is not None:
+            ready = self.leads and self.engine.applied == last and self.engine.match_index(to) == last
+            if self._handover.is_due(now, leads=self.leads, ready=ready, again=probe):
+                self._send(to, TimeoutNow(self.engine.term))
 
     def peer_connected(self, peer: str, now: float) -> None:
         """A new link to ``peer`` is up; what was sent on the old one may be lost."""
@@ -436,7 +422,7 @@ class Replica:
     def peer_disconnected(self, peer: str) -> None:
         """The link to ``peer`` is gone: it will not take over soon."""
         if self.handing_over == peer:
-            self._handover = None
+            self._handover.give_up()
 
     # ------------------------------------------------------------------------------------------------- the disk
     @property
