@@ -27,7 +27,9 @@ highest term it was told, and is done: nobody counts it before an entry makes it
 What remains assumed: two nodes do not lose their disks in the time it takes one of them to come back, unless a majority
 of the others keeps theirs; and an old copy of a directory is never put in place of a newer one: that can't be told.
 
-Answers carry the number that was asked with, so that none from a life before counts. Pure: no clock, no disk.
+Answers carry the number that was asked with, so that none from a life before counts. Who asks with a number that is
+new to a leader has nothing, and is sent the log. What comes while the node is deaf is lost, so as soon as it hears it
+asks with another number: the leader sends again at once, not only when it misses an answer. Pure: no clock, no disk.
 """
 
 from __future__ import annotations
@@ -58,6 +60,7 @@ class Joining:
 
     def answered(self, sender: str, answer: Joined) -> None:
         """A member's answer; the leader's also says how far to go."""
+        was_deaf = not self.heard_enough
         if answer.number != self._number or sender not in self.peers:
             return
         self.departed |= self.peers.intersection(answer.departed)
@@ -69,6 +72,8 @@ class Joining:
         newer = self._goal is None or self._goal[0] < answer.term
         if answer.leads and newer:
             self._goal = (answer.term, answer.last)
+        if was_deaf and self.heard_enough:
+            self._number += 1
 
     @property
     def heard_enough(self) -> bool:

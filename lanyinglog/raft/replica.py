@@ -228,8 +228,10 @@ class Replica:
     def _take_answer(self, joining: Joining, sender: str, answer: Joined, now: float) -> None:
         heard_enough_before = joining.heard_enough
         joining.answered(sender, answer)
-        if joining.heard_enough and not heard_enough_before and 0 < joining.term >= self.engine.term:
-            self.engine.abstain(joining.term)
+        if joining.heard_enough and not heard_enough_before:
+            if 0 < joining.term >= self.engine.term:
+                self.engine.abstain(joining.term)
+            self._ask_to_join(joining)
         self._joining_moved(now)
 
     def _joining_moved(self, now: float) -> None:
@@ -284,7 +286,8 @@ class Replica:
         if self.engine.leads:
             self.election.postpone(now)
         elif self.joining is not None:
-            self._ask_to_join(self.joining, probe=probe)
+            if probe:
+                self._ask_to_join(self.joining)
         elif now >= self.election.deadline:
             self._ask_for_election(now)
         if self.election.wins(term=self.engine.term) and not self.engine.leads:
@@ -306,10 +309,9 @@ class Replica:
         """Whether what is proposed now is appended by the next `advance`, if this node still leads then."""
         return self.engine.leads and self.handing_over is None and self._may_tick()
 
-    def _ask_to_join(self, joining: Joining, *, probe: bool) -> None:
-        if probe:
-            for peer in sorted(joining.peers):
-                self._send(peer, joining.question(self.engine.term))
+    def _ask_to_join(self, joining: Joining) -> None:
+        for peer in sorted(joining.peers):
+            self._send(peer, joining.question(self.engine.term))
 
     def _may_tick(self) -> bool:
         """Alone, a node is its own majority: the engine may count it only when all it has is on disk (audit 10)."""
@@ -418,6 +420,8 @@ class Replica:
     def peer_connected(self, peer: str, now: float) -> None:
         """A new link to ``peer`` is up; what was sent on the old one may be lost."""
         self.guard.reconnected(peer, now)
+        if self.joining is not None and peer in self.joining.peers:
+            self._send(peer, self.joining.question(self.engine.term))
 
     def peer_disconnected(self, peer: str) -> None:
         """The link to ``peer`` is gone: it will not take over soon."""

@@ -20,7 +20,7 @@ class LivingNode(LogNode):
 
     def uniform(self, low: float, high: float) -> float:
         if high > 1e6:  # the number by which a newcomer knows the answers to its question
-            LivingNode.lives += 1
+            LivingNode.lives += 1_000  # each uses some that follow
             return float(LivingNode.lives)
         return super().uniform(low, high)
 

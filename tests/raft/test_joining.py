@@ -8,7 +8,7 @@ from raft.lives import LivingCluster
 
 from lanyinglog.machine.commands import KIND_MEMBERS, encode_command
 from lanyinglog.raft.joining import Joining
-from lanyinglog.raft.messages import Appended, Joined, PreVote, Vote, VoteRequest
+from lanyinglog.raft.messages import Appended, Join, Joined, PreVote, Vote, VoteRequest
 
 
 def test_a_new_cluster_joins_and_elects_by_itself() -> None:
@@ -109,6 +109,49 @@ def test_a_leader_forgets_what_a_node_had_before_it_lost_its_disk() -> None:
     assert cluster["n1"].replica.engine.match_index("n2") == 0
 
 
+def test_what_is_sent_while_it_is_deaf_is_sent_again_as_soon_as_it_hears() -> None:
+    """Not only when the leader misses an answer to it, an election timeout later."""
+    cluster = committed_by_two()
+    cluster.heal()
+    cluster.tick(0.5)
+    cluster.hold("n3", "n2")
+    cluster.wipe("n2")
+    cluster.tick(0.25)  # the leader has told it what it knows, and sent it all, in vain
+    assert cluster["n2"].last_index <= 1
+    assert cluster["n1"].replica.guard.feeds.of("n2").in_flight
+    cluster.release()
+    cluster.tick(0.03)
+    assert cluster["n2"].last_index == cluster["n1"].last_index
+    assert cluster["n2"].joined
+
+
+def test_who_lacks_what_is_trimmed_has_all_within_a_few_heartbeats() -> None:
+    cluster = LivingCluster(3)
+    cluster.begin()
+    cluster.publish("n1", 6)
+    cluster.limit("n1", 1)
+    cluster.publish("n1", 3, first=7)
+    cluster.hold("n3", "n2")
+    cluster.wipe("n2")
+    cluster.tick(0.25)
+    cluster.release()
+    cluster.tick(0.25)
+    assert cluster["n2"].joined
+    assert cluster["n2"].first_index == cluster["n1"].first_index > 2
+
+
+def test_a_new_link_is_asked_over_at_once() -> None:
+    cluster = committed_by_two()
+    cluster.wipe("n2")
+    cluster.tick(0.05)
+    cluster.hold("n2", "n1")
+    asked = len(cluster.sent("n2", "n1", Join))
+    for peer in ("n1", "n9"):
+        cluster["n2"].replica.peer_connected(peer, cluster.now)
+    cluster.tick(0.001)
+    assert len(cluster.sent("n2", "n1", Join)) == asked + 1
+
+
 def test_a_newcomer_that_dies_before_it_is_done_is_a_newcomer_again() -> None:
     cluster = committed_by_two()
     cluster.wipe("n2")
@@ -137,6 +180,17 @@ def test_answers_to_another_question_do_not_count() -> None:
     joining.answered("n3", answer(term=5))
     assert joining.heard_enough
     assert joining.term == 5
+
+
+def test_it_asks_with_another_number_as_soon_as_it_hears() -> None:
+    joining = Joining(node="n1", peers=["n2", "n3"], number=7)
+    joining.answered("n2", answer())
+    assert joining.question(3).number == 7
+    joining.answered("n3", answer(leads=True, last=20))
+    assert joining.question(3).number == 8
+    joining.answered("n3", answer(8, leads=True, last=30))
+    assert joining.question(3).number == 8
+    assert joining.is_done(term=3, reached=20)
 
 
 def test_it_is_done_at_what_the_leader_of_its_term_had() -> None:
