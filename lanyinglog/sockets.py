@@ -24,6 +24,20 @@ def left(parts: Sequence[Part], taken: int) -> Sequence[Part]:
     return ()
 
 
+def why_broken(error: BaseException) -> str:
+    """Why a connection could not be made, or broke, in the system's words: of several attempts, the first one's."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, BaseExceptionGroup):
+            cause = cause.exceptions[0]
+        elif isinstance(cause, OSError) and cause.strerror:
+            # A name that is not known has a number of its own kind, below 0, and its words.
+            return os.strerror(cause.errno) if cause.errno and cause.errno > 0 else cause.strerror
+        else:
+            cause = cause.__cause__
+    return "it did not answer in time" if isinstance(error, trio.TooSlowError) else type(error).__name__
+
+
 def sender_of(stream: trio.abc.Stream) -> Callable[..., int] | None:
     """``send_now(*parts)`` for ``stream``: how many bytes of ``parts`` the system took, 0 if that can't be done now.
 

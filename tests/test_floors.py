@@ -32,7 +32,7 @@ ROOMS = {
     "zstandard": r"compression",
     "lz4": r"compression",
     "socket": r"raft/peers|session/.*|cli/.*|node",
-    "trio": r"sockets|raft/peers|batcher|commit_loop|writer|hosted_log|session/.*|node",
+    "trio": r"sockets|raft/(?:peers|handshake)|batcher|commit_loop|writer|hosted_log|session/.*|node",
     "anyio": r"client/.*",
     "click": r"cli/.*",
     "rich": r"cli/.*",

@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from lanyinglog.sockets import left, receiver_of, sender_of, writer_of
+from lanyinglog.sockets import left, receiver_of, sender_of, why_broken, writer_of
 
 pytestmark = pytest.mark.trio
 
@@ -156,3 +156,20 @@ async def test_parts_arrive_as_one_however_they_are_cut() -> None:
 async def test_what_is_left_begins_behind_what_was_taken(taken: int) -> None:
     parts = [b"ab", b"", b"cde", memoryview(b"fg")]
     assert b"".join(left(parts, taken)) == b"abcdefg"[taken:]
+
+
+async def test_the_reason_of_a_failed_connection_is_the_systems() -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    listener.close()
+    with pytest.raises(OSError, match="all attempts") as caught:
+        await trio.open_tcp_stream("127.0.0.1", port)
+    assert why_broken(caught.value) == "Connection refused"
+
+
+async def test_a_reason_is_found_behind_what_wraps_it() -> None:
+    broken = trio.BrokenResourceError()
+    broken.__cause__ = ConnectionResetError(104, "Connection reset by peer")
+    assert why_broken(broken) == "Connection reset by peer"
+    assert why_broken(trio.TooSlowError()) == "it did not answer in time"
+    assert why_broken(trio.ClosedResourceError()) == "ClosedResourceError"

@@ -2,15 +2,8 @@
 
 A node dials every other and sends on that link alone; it hears on the links that others dialled. A link carries frames
 (`wire.frames`) of `messages`, in order. When it breaks, what was queued is dropped and said to be lost (`link_changed`
-is called for the new one): Raft sends again what matters.
-
-Who is it? The two prove to each other that they know the cluster's secret before anything else is heard (audit 27)::
-
-    dialler   -> hello   {versions, cluster, node, to, client, peer, nonce}
-    listener  -> welcome {version, cluster, node, client, nonce, proof}    proof: HMAC-SHA256 over nonces and names
-    dialler   -> proof   {proof}
-
-or, to a node that was removed from the cluster, ``listener -> removed {nonce, proof}`` and the end.
+is called for the new one): Raft sends again what matters. Before anything is heard the two prove who they are
+(`handshake`).
 
 A link from a node that has one already replaces it: what was under way on the old one is never heard after what
 came on the new one.
@@ -26,27 +19,20 @@ read from a link, ``wait_room`` returns: a disk that stalls pushes back through 
 
 from __future__ import annotations
 
-import hmac
-import secrets
 import socket
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import structlog
 import trio
 
 from lanyinglog.config import Address, parse_address
-from lanyinglog.errors import LanyingError, ProtocolError, Unauthorized, UnsupportedVersion
+from lanyinglog.errors import LanyingError, Unauthorized
+from lanyinglog.raft.handshake import FRAME_BYTES_MAX, Handshake, PeerIdentity
 from lanyinglog.raft.messages import PEER_FRAME_BYTES_MAX, Append, Chunk, PeerMessage, from_parts, to_parts
-from lanyinglog.sockets import Part, left, receiver_of, sender_of, writer_of
-from lanyinglog.wire.frames import Frame, FrameDecoder, encode_frame, encode_frame_head
+from lanyinglog.sockets import Part, left, receiver_of, sender_of, why_broken, writer_of
+from lanyinglog.wire.frames import FrameDecoder, encode_frame, encode_frame_head
 
-PEER_VERSIONS = (2, 2)
-"""The lowest and the highest version that this node speaks to peers. A link speaks the highest that both ends know, so
-nodes of two versions can be members together while they are replaced one by one. What a new version adds may be used
-towards a node whose link has it; a new kind of entry only when all members have it, for it reaches them all."""
 HANDSHAKE_S_MAX = 5.0
 CONNECT_S_MAX = 2.0
 REDIAL_S = 0.1
@@ -63,8 +49,6 @@ REFUSAL_TOLD_S = 60.0
 """How long the same reason to refuse a link is not repeated."""
 _READ_BYTES = 256 << 10
 _WRITE_BYTES = 1 << 20
-_HANDSHAKE_BYTES_MAX = 4_096
-_HELLO, _WELCOME, _PROOF, _REMOVED = 128, 129, 140, 159
 _SMALL_MESSAGE_BYTES = 128
 PARTS_MAX = 64
 """Parts handed to the system at once, about; it takes a thousand."""
@@ -72,23 +56,6 @@ LARGE_BYTES = 64 << 10
 """Of entries in an append: from here on a copy of them costs more than a part."""
 
 log = structlog.get_logger()
-
-
-class Removed(Exception):
-    """This node was removed from the cluster; the message says by whose word."""
-
-
-@dataclass(frozen=True, slots=True)
-class PeerIdentity:
-    """Who this node says it is. ``client`` is its client address, told to peers for their hints; ``peer`` where it is
-    dialled."""
-
-    node: str
-    cluster: str
-    client: str
-    peer: str
-    secret: bytes | None
-    versions: tuple[int, int] = PEER_VERSIONS
 
 
 class Outbox:
@@ -178,7 +145,7 @@ class PeerNetwork:
         heard: Callable[[], None] = lambda: None,
         wait_room: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
     ) -> None:
-        self._identity = identity
+        self._node, self._handshake = identity.node, Handshake(identity)
         self._outbox_bytes_max = outbox_bytes_max
         self._peers: dict[str, Address] = {}
         self._speakers: dict[str, Address] = {}
@@ -204,7 +171,7 @@ class PeerNetwork:
     def set_peers(self, peers: Mapping[str, Address], departed: frozenset[str]) -> None:
         """Who belongs to the cluster from now on, and who once did."""
         self._departed = departed
-        self._peers = {name: address for name, address in peers.items() if name != self._identity.node}
+        self._peers = {name: address for name, address in peers.items() if name != self._node}
         for name in departed & self._inbound.keys():
             self._inbound[name].cancel()
         self._dial_all()
@@ -248,7 +215,7 @@ class PeerNetwork:
             try:
                 await self._dial(name, address)
             except (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as error:
-                complaint = type(error).__name__
+                complaint = why_broken(error)
             except LanyingError as error:
                 complaint = error.message
             else:
@@ -269,7 +236,8 @@ class PeerNetwork:
         async with stream:
             _tune(stream)
             with trio.fail_after(HANDSHAKE_S_MAX):
-                await self._introduce(stream, name)
+                introduced = await self._handshake.introduce(stream, name)
+            self.versions[name], self.clients[name] = introduced.version, introduced.client
             self._outboxes[name].open(sender_of(stream))
             self._up.add(name)
             log.info("link_up", peer=name)
@@ -280,35 +248,6 @@ class PeerNetwork:
                     await self._write(stream, self._outboxes[name])
                 except (trio.BrokenResourceError, trio.ClosedResourceError):
                     nursery.cancel_scope.cancel()  # here, or the nursery would wrap it
-
-    async def _introduce(self, stream: trio.SocketStream, name: str) -> None:
-        me = self._identity
-        nonce = secrets.token_bytes(16)
-        hello = {
-            "versions": list(me.versions),
-            "cluster": me.cluster,
-            "node": me.node,
-            "to": name,
-            "client": me.client,
-            "peer": me.peer,
-            "nonce": nonce,
-        }
-        await stream.send_all(encode_frame(_HELLO, 0, hello))
-        decoder = FrameDecoder(frame_bytes_max=_HANDSHAKE_BYTES_MAX)
-        welcome = await _one_frame(stream, decoder, _WELCOME, _REMOVED)
-        if welcome.kind == _REMOVED:
-            self._check(welcome, self._proof(b"removed", me.node, name, nonce, _bytes(welcome, "nonce")), name)
-            raise Removed(f"{name} says that {me.node} was removed from the cluster")
-        other_nonce = _bytes(welcome, "nonce")
-        if _text(welcome, "cluster") != me.cluster or _text(welcome, "node") != name:
-            raise Unauthorized(
-                f"{name}'s address is answered by {_text(welcome, 'node')} of {_text(welcome, 'cluster')}"
-            )
-        self._check(welcome, self._proof(b"listener", me.node, name, nonce, other_nonce), name)
-        self.versions[name] = _common_version(me.versions, [welcome.header.get("version")] * 2, name)
-        self.clients[name] = _text(welcome, "client")
-        proof = self._proof(b"dialler", me.node, name, nonce, other_nonce)
-        await stream.send_all(encode_frame(_PROOF, 0, {"proof": proof}))
 
     async def _watch(self, stream: trio.SocketStream, scope: trio.CancelScope) -> None:
         """Nothing is heard on this link; its end is."""
@@ -333,7 +272,7 @@ class PeerNetwork:
         try:
             async with stream:
                 _tune(stream)
-                decoder = FrameDecoder(frame_bytes_max=_HANDSHAKE_BYTES_MAX)
+                decoder = FrameDecoder(frame_bytes_max=FRAME_BYTES_MAX)
                 sender = await self._identify(stream, decoder)
                 decoder.frame_bytes_max = PEER_FRAME_BYTES_MAX
                 await self._listen(stream, decoder, sender)
@@ -341,7 +280,7 @@ class PeerNetwork:
             if self._is_news(error.message):
                 log.warning("link_refused", peer=sender, why=error.message)
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as error:
-            log.info("link_lost", peer=sender, why=type(error).__name__)
+            log.info("link_lost", peer=sender, why=why_broken(error))
 
     def _is_news(self, why: str) -> bool:
         """Whether to say so: who is refused comes back ten times a second."""
@@ -357,37 +296,15 @@ class PeerNetwork:
         self._unknown += 1
         try:
             with trio.fail_after(HANDSHAKE_S_MAX):
-                return await self._answer_hello(stream, decoder)
+                other = await self._handshake.answer(
+                    stream, decoder, departed=self._departed, admit=self._check_welcome
+                )
         finally:
             self._unknown -= 1
-
-    async def _answer_hello(self, stream: trio.SocketStream, decoder: FrameDecoder) -> str:
-        me = self._identity
-        hello = await _one_frame(stream, decoder, _HELLO)
-        name, nonce = _text(hello, "node"), _bytes(hello, "nonce")
-        version = _common_version(me.versions, hello.header.get("versions"), name)
-        if _text(hello, "cluster") != me.cluster or _text(hello, "to") != me.node or name == me.node:
-            raise Unauthorized(f"{name} of {_text(hello, 'cluster')} looks for {_text(hello, 'to')}; this is {me.node}")
-        own_nonce = secrets.token_bytes(16)
-        if name in self._departed:
-            proof = self._proof(b"removed", name, me.node, nonce, own_nonce)
-            await stream.send_all(encode_frame(_REMOVED, 0, {"nonce": own_nonce, "proof": proof}))
-        self._check_welcome(name)
-        welcome = {
-            "version": version,
-            "cluster": me.cluster,
-            "node": me.node,
-            "client": me.client,
-            "nonce": own_nonce,
-            "proof": self._proof(b"listener", name, me.node, nonce, own_nonce),
-        }
-        await stream.send_all(encode_frame(_WELCOME, 0, welcome))
-        answer = await _one_frame(stream, decoder, _PROOF)
-        self._check(answer, self._proof(b"dialler", name, me.node, nonce, own_nonce), name)
-        self.clients[name] = _text(hello, "client")
-        self._speakers[name] = parse_address("peer", _text(hello, "peer"))
+        self.clients[other.node] = other.client
+        self._speakers[other.node] = parse_address("peer", other.peer)
         self._dial_all()
-        return name
+        return other.node
 
     def _check_welcome(self, name: str) -> None:
         if name in self._departed:
@@ -424,61 +341,9 @@ class PeerNetwork:
                     self._speakers.pop(sender, None)
                     self._dial_all()
 
-    # -------------------------------------------------------------------------------------------------- proofs
-    def _proof(self, role: bytes, dialler: str, listener: str, nonce: bytes, other_nonce: bytes) -> bytes:
-        if self._identity.secret is None:
-            return b""
-        words = (role, self._identity.cluster.encode(), dialler.encode(), listener.encode(), nonce, other_nonce)
-        return hmac.digest(self._identity.secret, b"".join(len(w).to_bytes(2, "little") + w for w in words), "sha256")
-
-    def _check(self, frame: Frame, expected: bytes, name: str) -> None:
-        if not hmac.compare_digest(_bytes(frame, "proof"), expected):
-            raise Unauthorized(f"{name} does not know the secret of cluster {self._identity.cluster}")
-
 
 def _tune(stream: trio.SocketStream) -> None:
     stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     if hasattr(socket, "TCP_USER_TIMEOUT"):
         stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, DEAD_LINK_MS)
-
-
-async def _one_frame(stream: trio.SocketStream, decoder: FrameDecoder, *kinds: int) -> Frame:
-    """The next frame, which must be of one of ``kinds``."""
-    while True:
-        frame = decoder.next_frame()
-        if frame is not None:
-            if frame.kind not in kinds:
-                raise ProtocolError(f"a frame of kind {frame.kind} came where {kinds[0]} was due")
-            return frame
-        received = await stream.receive_some(_HANDSHAKE_BYTES_MAX)
-        if not received:
-            raise ProtocolError("the link ended in the middle of the handshake")
-        decoder.feed(received)
-
-
-def _common_version(own: tuple[int, int], other: Any, name: str) -> int:
-    """The highest version in both ranges. `UnsupportedVersion` if there is none."""
-    if not isinstance(other, list) or len(other) != 2 or not all(type(one) is int for one in other):
-        raise UnsupportedVersion(f"{name} does not say which peer versions it speaks")
-    version: int = min(own[1], other[1])
-    if version < max(own[0], other[0]):
-        raise UnsupportedVersion(
-            f"{name} speaks peer versions {other[0]} to {other[1]}, this node {own[0]} to {own[1]};"
-            " replace nodes by versions that overlap"
-        )
-    return version
-
-
-def _text(frame: Frame, key: str) -> str:
-    value: Any = frame.header.get(key)
-    if not isinstance(value, str) or len(value) > 300:
-        raise ProtocolError(f"the handshake's {key} is missing or no short text")
-    return value
-
-
-def _bytes(frame: Frame, key: str) -> bytes:
-    value: Any = frame.header.get(key)
-    if not isinstance(value, bytes) or len(value) > 64:
-        raise ProtocolError(f"the handshake's {key} is missing or no short byte string")
-    return value

@@ -13,8 +13,8 @@ from lanyinglog import commit_loop
 from lanyinglog.commit_loop import CommitLoop
 from lanyinglog.log_core import LogCore
 from lanyinglog.machine.members import Members
+from lanyinglog.raft.handshake import PEER_VERSIONS
 from lanyinglog.raft.messages import Append, Appended, Heartbeat, PeerMessage, to_parts
-from lanyinglog.raft.peers import PEER_VERSIONS
 from lanyinglog.raft.replica import Timing
 from lanyinglog.store.log_store import Entry, Writes, entry_crc
 from lanyinglog.store.memory import MemoryStore

@@ -14,8 +14,9 @@ from structlog.testing import capture_logs
 
 from lanyinglog.config import Address
 from lanyinglog.raft import peers as peers_module
+from lanyinglog.raft.handshake import PEER_VERSIONS, PeerIdentity
 from lanyinglog.raft.messages import Alive, Append, PeerMessage, to_parts
-from lanyinglog.raft.peers import LARGE_BYTES, PEER_VERSIONS, Outbox, PeerIdentity, PeerNetwork
+from lanyinglog.raft.peers import LARGE_BYTES, Outbox, PeerNetwork
 from lanyinglog.store.log_store import Entry, entry_crc
 from lanyinglog.wire.frames import encode_frame
 
@@ -111,6 +112,41 @@ async def test_a_stranger_is_not_heard(secrets: tuple[bytes | None, ...], cluste
 
 
 @pytest.mark.trio
+@pytest.mark.parametrize(
+    ("hello", "why"),
+    [
+        pytest.param({"cluster": "d"}, "n1 belongs to cluster d, n2 to cluster c", id="another-cluster"),
+        pytest.param({"to": "n3"}, "n1 looks for n3 at the address of n2", id="another-node"),
+        pytest.param({"node": "n2"}, "two nodes are called n2", id="itself"),
+    ],
+)
+async def test_who_is_not_meant_to_be_here_is_told_why(hello: dict[str, str], why: str) -> None:
+    with trio.fail_after(10):
+        async with cluster(secrets=(None, None)) as (_, second), await trio.open_tcp_stream(*second.address) as stream:
+            await stream.send_all(encode_frame(128, 0, {**HELLO, **hello}))
+            assert why.encode() in await stream.receive_some(4096)
+            assert await stream.receive_some(4096) == b""
+
+
+@pytest.mark.trio
+async def test_both_say_why_there_is_no_link_between_them() -> None:
+    down, refused = trio.Event(), trio.Event()
+    with trio.fail_after(10), capture_logs() as said:
+        async with cluster(secrets=(None, None), clusters=("c", "d")):
+            with pytest.MonkeyPatch.context() as patch:
+                info, warning = peers_module.log.info, peers_module.log.warning
+                patch.setattr(peers_module.log, "info", lambda *a, **k: (info(*a, **k), down.set()), raising=False)
+                patch.setattr(
+                    peers_module.log, "warning", lambda *a, **k: (warning(*a, **k), refused.set()), raising=False
+                )
+                await down.wait()
+                await refused.wait()
+    whys = {one["why"] for one in said}
+    assert whys & {"n1 belongs to cluster c, n2 to cluster d", "n2 belongs to cluster d, n1 to cluster c"}
+    assert any("refuses this node: " in why for why in whys)
+
+
+@pytest.mark.trio
 async def test_who_is_no_member_any_more_is_answered_as_long_as_it_speaks() -> None:
     """A node that lost its disk gets a log in which others were members once; who leads now is none of them for a
     while, and must be answered all the same."""
@@ -189,6 +225,7 @@ async def test_who_shares_no_version_is_told_so_and_heard_no_further(other: obje
             stream = await trio.open_tcp_stream(*second.address)
             async with stream:
                 await stream.send_all(encode_frame(128, 0, {**HELLO, "versions": other}))
+                assert b"peer versions" in await stream.receive_some(4096)
                 assert await stream.receive_some(4096) == b""
     assert any(one["event"] == "link_refused" and "peer versions" in one["why"] for one in said)
 
@@ -200,6 +237,7 @@ async def test_the_same_refusal_is_told_once_a_minute() -> None:
             for other in ([8, 8], [8, 8], [9, 9], [8, 8]):
                 async with await trio.open_tcp_stream(*second.address) as stream:
                     await stream.send_all(encode_frame(128, 0, {**HELLO, "versions": other}))
+                    assert b"n1 speaks peer versions" in await stream.receive_some(4096)
                     assert await stream.receive_some(4096) == b""
     assert [one["why"][:25] for one in said if one["event"] == "link_refused"] == [
         "n1 speaks peer versions 8",

@@ -21,9 +21,9 @@ OLD, NEW, FAR = (2, 2), (2, 3), (3, 3)
 """Peer versions: what there is, a release that knows one more, and one that has dropped the first."""
 _LAUNCH = """
 import sys
-from lanyinglog.raft import peers
+from lanyinglog.raft import handshake
 low, high = int(sys.argv.pop(1)), int(sys.argv.pop(1))
-peers.PEER_VERSIONS = (low, high)
+handshake.PEER_VERSIONS = (low, high)
 from lanyinglog.cli import main
 main()
 """
