@@ -19,15 +19,16 @@ three use the same keys, and every complaint is a `ConfigError` that names the k
     n1 = "127.0.0.1:7520"
     n2 = "127.0.0.1:7521"
 
-    [clients]                            # optional: client addresses of members, for the hint in NotLeader
-    n2 = "127.0.0.1:7421"
+    [clients]                            # where clients reach members: this node's own is what it tells everybody,
+    n1 = "127.0.0.1:7420"                # client_listen if it is not here; the others tell their own when they are met
 
     [limits]                             # see `Limits`
     connections_max = 1000
 
 In the environment maps are written ``n1=127.0.0.1:7520,n2=127.0.0.1:7521``; a limit is ``LANYINGLOG_CONNECTIONS_MAX``.
 
-Invariant (promise P10): no `NodeConfig` exists that binds beyond loopback unless ``open_network`` is set. It is checked
+Invariant (promise P10): no `NodeConfig` exists that binds beyond loopback unless ``open_network`` is set, nor one that
+listens to peers there without a secret, nor one that tells others an address that means "all of mine". It is checked
 where the value is made, so no way of making one gets around it.
 """
 
@@ -80,6 +81,14 @@ class Address(NamedTuple):
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return self.host == "localhost"
+
+    @property
+    def is_wildcard(self) -> bool:
+        """Whether it stands for all addresses of a machine: to be bound, but not to be reached."""
+        try:
+            return ipaddress.ip_address(self.host).is_unspecified
+        except ValueError:
+            return False
 
 
 CLIENT_LISTEN = Address("127.0.0.1", CLIENT_PORT)
@@ -144,7 +153,7 @@ class NodeConfig:
     """One node, ready to run. ``peers`` has the peer address of every member, this node included.
 
     ``join``: it is no member yet, and has never been one under this name. ``clients`` has client addresses of members
-    as far as they are known beforehand; nodes also tell each other.
+    as far as they are known beforehand; each tells its own to the others (`advertised`).
     """
 
     node: str
@@ -171,6 +180,7 @@ class NodeConfig:
         object.__setattr__(self, "clients", {node: Address(*address) for node, address in self.clients.items()})
         self._check_members()
         self._check_network()
+        self._check_told()
         self._check_times()
 
     def _check_members(self) -> None:
@@ -188,6 +198,11 @@ class NodeConfig:
         if strangers:
             raise ConfigError(f"clients names {names(strangers)}, which peers does not have")
 
+    @property
+    def advertised(self) -> Address:
+        """Where clients are told to connect; port 0 is the one that the system chooses."""
+        return self.clients.get(self.node, self.client_listen)
+
     def _check_network(self) -> None:
         for key, address in (("client_listen", self.client_listen), ("peer_listen", self.peer_listen)):
             if not address.is_loopback and not self.open_network:
@@ -196,6 +211,20 @@ class NodeConfig:
                     f" authenticates clients: use 127.0.0.1, or accept that with {OPEN_NETWORK_KEY}"
                     " (flag --i-accept-an-open-unencrypted-port)"
                 )
+        if not self.peer_listen.is_loopback and self.secret is None:
+            raise ConfigError(
+                f"peer_listen = {self.peer_listen} can be reached from the network, and without a secret whoever does"
+                " is a node: set secret_file, the same for all nodes (openssl rand -hex 32)"
+            )
+
+    def _check_told(self) -> None:
+        for key, table in (("peers", self.peers), ("clients", {**self.clients, self.node: self.advertised})):
+            for node, address in table.items():
+                if address.is_wildcard:
+                    raise ConfigError(
+                        f"{address} is no address by which {node} can be reached from elsewhere: name the one that can"
+                        f" under {key} (flag --{key} {node}=HOST:{address.port})"
+                    )
 
     def _check_times(self) -> None:
         if not 0.005 <= self.heartbeat_s <= 10:
@@ -421,9 +450,10 @@ def _node_config(settings: dict[str, Any], limits: dict[str, Any]) -> NodeConfig
     node = settings["node"]
     if "peer_listen" not in settings and node in settings.get("peers", {}):
         settings["peer_listen"] = settings["peers"][node]
-    for member, address in settings.get("peers", {}).items():
-        if address.port == 0:
-            raise ConfigError(f"peers.{member} needs a port that others can connect to, not 0")
+    for key in ("peers", "clients"):
+        for member, address in settings.get(key, {}).items():
+            if address.port == 0:
+                raise ConfigError(f"{key}.{member} needs a port that others can connect to, not 0")
     secret_file = settings.pop("secret_file", None)
     secret = read_secret("secret_file", secret_file) if secret_file is not None else None
     open_network = settings.pop(OPEN_NETWORK_KEY, False)

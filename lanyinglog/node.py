@@ -28,10 +28,11 @@ from lanyinglog.health import Health
 from lanyinglog.hosted_log import HostedLog
 from lanyinglog.log_core import LogCore
 from lanyinglog.machine.members import Members
-from lanyinglog.raft import peers
+from lanyinglog.raft import handshake
 from lanyinglog.raft.engine import check_audited
 from lanyinglog.raft.guard import Diverged
-from lanyinglog.raft.peers import PeerIdentity, PeerNetwork, Removed
+from lanyinglog.raft.handshake import PeerIdentity, Removed
+from lanyinglog.raft.peers import PeerNetwork
 from lanyinglog.raft.replica import Timing
 from lanyinglog.session import NodeIdentity, serve_clients
 from lanyinglog.store.environment import LmdbStore
@@ -118,7 +119,7 @@ _FAILED_WRITE = (
 async def _serve(config: NodeConfig) -> None:
     client_listeners = await _listen("client_listen", config.client_listen)
     peer_listeners = await _listen("peer_listen", config.peer_listen)
-    client_address = _bound(config.client_listen, client_listeners)
+    client_address = _bound(config.advertised, client_listeners)
     store = LmdbStore.open(
         config.data / LOG_NAME,
         log=LOG_NAME,
@@ -183,7 +184,7 @@ def _make_network(config: NodeConfig, loop: CommitLoop, client_address: str) -> 
     own_peer = str(config.peers[config.node])
     network = PeerNetwork(
         identity=PeerIdentity(
-            config.node, config.cluster, client_address, own_peer, config.secret, versions=peers.PEER_VERSIONS
+            config.node, config.cluster, client_address, own_peer, config.secret, versions=handshake.PEER_VERSIONS
         ),
         peers=_peer_addresses(config, loop.core.members),
         outbox_bytes_max=config.limits.peer_outbox_bytes_max,
@@ -296,4 +297,4 @@ async def _listen(key: str, address: Address) -> list[trio.SocketListener]:
 
 def _bound(address: Address, listeners: Sequence[trio.SocketListener]) -> str:
     """The address with the port the system chose, if it was to choose."""
-    return str(Address(address.host, listeners[0].socket.getsockname()[1]))
+    return str(Address(address.host, address.port or listeners[0].socket.getsockname()[1]))

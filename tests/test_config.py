@@ -27,12 +27,32 @@ def test_flags_win_over_the_environment_and_that_over_the_file(tmp_path: Path) -
     assert config.data == tmp_path / "d"
 
 
+def test_a_node_may_listen_everywhere_when_it_says_where_it_is_reached(tmp_path: Path) -> None:
+    (tmp_path / "secret").touch(0o600)
+    (tmp_path / "secret").write_text("s" * 32)
+    text = f"""{OPEN}
+    client_listen = "0.0.0.0:7420"
+    peer_listen = "0.0.0.0:7520"
+    secret_file = "secret"
+    peers = {{n1 = "10.0.0.1:7520"}}
+    clients = {{n1 = "log1.example:7420"}}
+    """
+    config = load_node_config(_file(tmp_path, text))
+    assert config.client_listen == Address("0.0.0.0", 7420)
+    assert config.advertised == Address("log1.example", 7420)
+
+
+def test_a_node_is_reached_where_it_listens_unless_told(tmp_path: Path) -> None:
+    assert load_node_config(_file(tmp_path, "client_listen = '127.0.0.1:0'")).advertised == Address("127.0.0.1", 0)
+
+
 def test_maps_in_the_environment_are_lists_of_pairs(tmp_path: Path) -> None:
     config = load_node_config(_file(tmp_path, ""), environ={"LANYINGLOG_PEERS": "n1=127.0.0.1:1,n2=127.0.0.1:2"})
     assert config.peers == {"n1": Address("127.0.0.1", 1), "n2": Address("127.0.0.1", 2)}
     assert config.peer_listen == Address("127.0.0.1", 1)
 
 
+OPEN = "i_accept_an_open_unencrypted_port = true"
 MISTAKES = [
     ("nodes = 'x'", "unknown key 'nodes'; did you mean node?"),
     ("colour = 'red'", "unknown key 'colour'; known are node, data"),
@@ -50,6 +70,12 @@ MISTAKES = [
     ("secret_file = 'nowhere'", "secret_file: "),
     ("client_listen = 'h:99999'", "client_listen must be host:port with a port of at most 65535"),
     ("client_listen = '0.0.0.0:1'", "client_listen = 0.0.0.0:1 can be reached from the network"),
+    (f"{OPEN}\npeer_listen = '10.0.0.1:1'", "peer_listen = 10.0.0.1:1 can be reached from the network, and without a"),
+    (f"{OPEN}\nclient_listen = '0.0.0.0:1'", "(flag --clients n1=HOST:1)"),
+    (f"{OPEN}\nclient_listen = '[::]:1'", "[::]:1 is no address by which n1 can be reached from elsewhere"),
+    ("clients = {n1 = '0.0.0.0:1'}", "name the one that can under clients"),
+    ("clients = {n1 = '127.0.0.1:0'}", "clients.n1 needs a port"),
+    ("peer_listen = '127.0.0.1:1'\npeers = {n1 = '0.0.0.0:1'}", "(flag --peers n1=HOST:1)"),
     ("i_accept_an_open_unencrypted_port = 'maybe'", "i_accept_an_open_unencrypted_port must be true or false"),
     ("limits = 3", "limits must be a table"),
     ("[limits]\nconnections_max = 0", "connections_max must be a number above 0"),

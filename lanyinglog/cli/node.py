@@ -37,9 +37,16 @@ def _limits(pairs: tuple[str, ...]) -> dict[str, str]:
 @_setting("--peer-listen", "peer_listen", metavar="H:P", help="Where peers connect.  [its own address in --peers]")
 @_setting("--peers", "peers", metavar="ID=H:P,...", help="Peer addresses of all members, this one included.")
 @_setting("--join", "join", is_flag=True, help="This node is new: it waits to be added to a cluster that runs.")
-@_setting("--clients", "clients", metavar="ID=H:P,...", help="Client addresses of members, as far as known.")
+@_setting(
+    "--clients",
+    "clients",
+    metavar="ID=H:P,...",
+    help="Where clients reach members; its own it tells all.  [--client-listen]",
+)
 @_setting("--cluster", "cluster", metavar="NAME", help="Nodes of another cluster are turned away.")
-@_setting("--secret-file", "secret_file", metavar="FILE", help="What peers must know to be heard.")
+@_setting(
+    "--secret-file", "secret_file", metavar="FILE", help="What peers must know to be heard; a must beyond loopback."
+)
 @_setting("--heartbeat", "heartbeat_s", metavar="SECONDS", help="[0.1]")
 @_setting("--election-timeout", "election_timeout_s", metavar="SECONDS", help="[1.0]")
 @_setting("--log-format", "log_format", metavar="FORMAT", help="text, json, or auto: text on a terminal.  [auto]")
@@ -54,7 +61,7 @@ def _limits(pairs: tuple[str, ...]) -> dict[str, str]:
 def node(file: Path | None, limits: tuple[str, ...], **flags: Any) -> int:
     """Run one node in the foreground until SIGTERM or Ctrl-C.
 
-    Settings come from --config, then LANYINGLOG_<KEY> (docs/cli.md), then the flags.
+    Settings come from --config, then LANYINGLOG_<KEY> (docs/settings.md), then the flags.
     """
     config = load_node_config(file, environ=os.environ, flags={**flags, **_limits(limits)})
     return run_node(config)
