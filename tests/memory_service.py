@@ -11,12 +11,13 @@ import itertools
 import time
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import trio
 
 from lanyinglog.errors import BatchOutOfOrder, Busy, CorruptEntry, LanyingError, ProducerUnknown
+from lanyinglog.machine.retention import check_changes
 from lanyinglog.record import BatchView
 from lanyinglog.service import Ack, Item, Owner, Page, TopicStat
 from lanyinglog.topics import matcher
@@ -61,6 +62,8 @@ class MemoryLogService:
         """While True, batches wait for `release`."""
         self.refusal: LanyingError | None = None
         """What `submit` raises, if anything: `NotLeader` makes this node a follower."""
+        self.retention: dict[str, int | None] = {}
+        """The limits that were set; this twin trims by `trim` alone."""
         self.read_calls = 0
         self.first_seq = 1
         self._items: list[tuple[str, Item]] = []
@@ -173,6 +176,16 @@ class MemoryLogService:
         if self.refusal is not None:
             raise self.refusal
         return to or self.node
+
+    async def set_retention(self, changes: Mapping[str, int | None]) -> None:
+        if self.refusal is not None:
+            raise self.refusal
+        self.retention.update(check_changes(changes))
+
+    def log_info(self) -> dict[str, Any]:
+        limits = {f"max_{name}": limit for name, limit in self.retention.items()}
+        sizes = {"messages": self.last_seq - self.first_seq + 1, "bytes": sum(topic.bytes for topic in self.topics())}
+        return {"log": self.name, "first_seq": self.first_seq, "last_seq": self.last_seq, **limits, **sizes}
 
     def topics(self) -> Sequence[TopicStat]:
         stats: dict[str, TopicStat] = {}
