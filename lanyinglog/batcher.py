@@ -141,6 +141,11 @@ class Batcher:
         return self._waiting_bytes <= limits.room_bytes_max and len(self._waiting) <= limits.room_batches_max
 
     @property
+    def waiting(self) -> tuple[int, int]:
+        """Batches that wait for an entry, and their bytes."""
+        return len(self._waiting), self._waiting_bytes
+
+    @property
     def in_flight(self) -> int:
         """Entries that were proposed here and are not applied."""
         return len(self._in_flight)

@@ -9,6 +9,7 @@ three use the same keys, and every complaint is a `ConfigError` that names the k
     peer_listen = "127.0.0.1:7520"
     cluster = "orders"                   # nodes of another cluster are turned away
     secret_file = "cluster.secret"       # relative to this file; peers prove that they know it
+    metrics_listen = "127.0.0.1:9420"    # optional: HTTP with /metrics for Prometheus, and /ready
     heartbeat_s = 0.1
     election_timeout_s = 1.0
     join = false                         # true: this node is new and is to be added to a cluster that runs
@@ -162,6 +163,7 @@ class NodeConfig:
     peer_listen: Address = PEER_LISTEN
     peers: Mapping[str, Address] = field(default_factory=dict)
     clients: Mapping[str, Address] = field(default_factory=dict)
+    metrics_listen: Address | None = None
     cluster: str = "lanyinglog"
     secret: bytes | None = field(default=None, repr=False)
     open_network: bool = False
@@ -175,6 +177,8 @@ class NodeConfig:
         parse_node_id("node", self.node)
         object.__setattr__(self, "client_listen", Address(*self.client_listen))
         object.__setattr__(self, "peer_listen", Address(*self.peer_listen))
+        if self.metrics_listen is not None:
+            object.__setattr__(self, "metrics_listen", Address(*self.metrics_listen))
         own = self.peers or {self.node: self.peer_listen}
         object.__setattr__(self, "peers", {node: Address(*address) for node, address in own.items()})
         object.__setattr__(self, "clients", {node: Address(*address) for node, address in self.clients.items()})
@@ -204,8 +208,9 @@ class NodeConfig:
         return self.clients.get(self.node, self.client_listen)
 
     def _check_network(self) -> None:
-        for key, address in (("client_listen", self.client_listen), ("peer_listen", self.peer_listen)):
-            if not address.is_loopback and not self.open_network:
+        for key in ("client_listen", "peer_listen", "metrics_listen"):
+            address: Address | None = getattr(self, key)
+            if address is not None and not address.is_loopback and not self.open_network:
                 raise ConfigError(
                     f"{key} = {address} can be reached from the network, and this version neither encrypts nor"
                     f" authenticates clients: use 127.0.0.1, or accept that with {OPEN_NETWORK_KEY}"
@@ -356,6 +361,7 @@ _SETTINGS: dict[str, Callable[[str, Any], Any]] = {
     "peer_listen": parse_address,
     "peers": parse_members,
     "clients": parse_members,
+    "metrics_listen": parse_address,
     "cluster": _parse_cluster,
     "secret_file": _parse_path,
     OPEN_NETWORK_KEY: _parse_switch,

@@ -10,12 +10,14 @@ is committed. A node that was removed from the cluster says so and ends with exi
 from __future__ import annotations
 
 import gc
+import importlib.util
 import logging
 import random
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import structlog
 import trio
@@ -24,6 +26,7 @@ from lanyinglog.batcher import BatcherLimits
 from lanyinglog.commit_loop import CommitLoop
 from lanyinglog.config import Address, Limits, NodeConfig, parse_address
 from lanyinglog.errors import ConfigError, CorruptEntry, LanyingError
+from lanyinglog.gateway.figures import Figures
 from lanyinglog.health import Health
 from lanyinglog.hosted_log import HostedLog
 from lanyinglog.log_core import LogCore
@@ -34,7 +37,7 @@ from lanyinglog.raft.guard import Diverged
 from lanyinglog.raft.handshake import PeerIdentity, Removed
 from lanyinglog.raft.peers import PeerNetwork
 from lanyinglog.raft.replica import Timing
-from lanyinglog.session import NodeIdentity, serve_clients
+from lanyinglog.session import NodeIdentity, Served, serve_clients
 from lanyinglog.store.environment import LmdbStore
 
 LOG_NAME = "main"
@@ -116,10 +119,22 @@ _FAILED_WRITE = (
 )
 
 
+class _Listeners(NamedTuple):
+    """By whom they are called; ``metrics`` None where nobody is to."""
+
+    clients: list[trio.SocketListener]
+    peers: list[trio.SocketListener]
+    metrics: list[trio.SocketListener] | None
+
+
 async def _serve(config: NodeConfig) -> None:
-    client_listeners = await _listen("client_listen", config.client_listen)
-    peer_listeners = await _listen("peer_listen", config.peer_listen)
-    client_address = _bound(config.advertised, client_listeners)
+    if config.metrics_listen is not None and not all(map(importlib.util.find_spec, ("h11", "prometheus_client"))):
+        raise ConfigError("metrics_listen needs what only the extra installs: pip install 'lanyinglog[metrics]'")
+    listeners = _Listeners(
+        await _listen("client_listen", config.client_listen),
+        await _listen("peer_listen", config.peer_listen),
+        None if config.metrics_listen is None else await _listen("metrics_listen", config.metrics_listen),
+    )
     store = LmdbStore.open(
         config.data / LOG_NAME,
         log=LOG_NAME,
@@ -128,19 +143,14 @@ async def _serve(config: NodeConfig) -> None:
         map_bytes=config.limits.store_bytes_max,
     )
     try:
-        await _run_log(config, store, client_listeners, peer_listeners, client_address)
+        await _run_log(config, store, listeners)
     finally:
         store.close()
 
 
-async def _run_log(
-    config: NodeConfig,
-    store: LmdbStore,
-    client_listeners: Sequence[trio.SocketListener],
-    peer_listeners: Sequence[trio.SocketListener],
-    client_address: str,
-) -> None:
+async def _run_log(config: NodeConfig, store: LmdbStore, listeners: _Listeners) -> None:
     limits = config.limits
+    client_address = _bound(config.advertised, listeners.clients)
     _finish_installation(store)
     renew = partial(_make_core, config, store)
     health = Health(config.data, connections_max=limits.connections_max)
@@ -165,12 +175,14 @@ async def _run_log(
     _settle_memory()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(loop.run)
-        nursery.start_soon(network.run, peer_listeners)
+        nursery.start_soon(network.run, listeners.peers)
         nursery.start_soon(step_aside_when_full, loop, hosted)
         nursery.start_soon(hosted.scrub, limits.scrub_bytes_s_max)
-        identity = NodeIdentity(config.node, config.cluster)
-        serve = partial(serve_clients, client_listeners, {LOG_NAME: hosted}, identity=identity, limits=limits)
-        await nursery.start(serve)
+        identity, served = NodeIdentity(config.node, config.cluster), Served()
+        if listeners.metrics is not None:
+            nursery.start_soon(_serve_metrics, listeners.metrics, partial(_figures, loop, hosted, served, health))
+        serve = partial(serve_clients, listeners.clients, {LOG_NAME: hosted}, identity=identity, limits=limits)
+        await nursery.start(partial(serve, served=served))
         log.info("ready", node=config.node, client=client_address, peer=str(config.peers[config.node]))
         await _wait_for_signal()
         log.info("stopping", node=config.node)
@@ -178,6 +190,28 @@ async def _run_log(
         nursery.cancel_scope.cancel()
     with trio.CancelScope(shield=True), trio.move_on_after(5):
         await loop.finish()
+
+
+def _figures(loop: CommitLoop, hosted: HostedLog, served: Served, health: Health) -> Figures:
+    """The node as it is now, for who watches it."""
+    core = loop.core
+    batches, waiting_bytes = core.batcher.waiting
+    return Figures(
+        hosted.status(),
+        connections=served.connections,
+        waiting_batches=batches,
+        waiting_bytes=waiting_bytes,
+        appended_bytes=core.machine.end_bytes,
+        kept_bytes=core.trimmer.bytes_kept,
+        writes=health.write_times,
+    )
+
+
+async def _serve_metrics(listeners: Sequence[trio.SocketListener], read: Callable[[], Figures]) -> None:
+    from lanyinglog.gateway import http, metrics
+
+    log.info("metrics_served", at=str(Address(*listeners[0].socket.getsockname()[:2])))
+    await http.serve_http(listeners, metrics.routes(read))
 
 
 def _make_network(config: NodeConfig, loop: CommitLoop, client_address: str) -> PeerNetwork:

@@ -69,6 +69,8 @@ MISTAKES = [
     ("cluster = ''", "cluster must be 1 to 64 of"),
     ("secret_file = 'nowhere'", "secret_file: "),
     ("client_listen = 'h:99999'", "client_listen must be host:port with a port of at most 65535"),
+    ("metrics_listen = '0.0.0.0:1'", "metrics_listen = 0.0.0.0:1 can be reached from the network"),
+    ("metrics_listen = 'x'", "metrics_listen must be host:port"),
     ("client_listen = '0.0.0.0:1'", "client_listen = 0.0.0.0:1 can be reached from the network"),
     (f"{OPEN}\npeer_listen = '10.0.0.1:1'", "peer_listen = 10.0.0.1:1 can be reached from the network, and without a"),
     (f"{OPEN}\nclient_listen = '0.0.0.0:1'", "(flag --clients n1=HOST:1)"),

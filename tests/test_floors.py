@@ -20,7 +20,7 @@ FLOORS: dict[str, int] = {
     **dict.fromkeys(
         ("batcher", "commit_loop", "writer", "tail", "trimmer", "scrub", "log_core", "hosted_log", "health"), 4
     ),
-    "session": 5,
+    **dict.fromkeys(("session", "gateway"), 5),
     **dict.fromkeys(("cli", "node", "client", "sync", "__main__"), 6),
 }
 """First part of a module's name below the package -> its floor."""
@@ -32,7 +32,9 @@ ROOMS = {
     "zstandard": r"compression",
     "lz4": r"compression",
     "socket": r"raft/peers|session/.*|cli/.*|node",
-    "trio": r"sockets|raft/(?:peers|handshake)|batcher|commit_loop|writer|hosted_log|session/.*|node",
+    "trio": r"sockets|raft/(?:peers|handshake)|batcher|commit_loop|writer|hosted_log|session/.*|gateway/http|node",
+    "h11": r"gateway/http",
+    "prometheus_client": r"gateway/metrics",
     "anyio": r"client/.*",
     "click": r"cli/.*",
     "rich": r"cli/.*",

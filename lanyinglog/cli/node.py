@@ -43,6 +43,7 @@ def _limits(pairs: tuple[str, ...]) -> dict[str, str]:
     metavar="ID=H:P,...",
     help="Where clients reach members; its own it tells all.  [--client-listen]",
 )
+@_setting("--metrics-listen", "metrics_listen", metavar="H:P", help="Where /metrics and /ready are.  [nowhere]")
 @_setting("--cluster", "cluster", metavar="NAME", help="Nodes of another cluster are turned away.")
 @_setting(
     "--secret-file", "secret_file", metavar="FILE", help="What peers must know to be heard; a must beyond loopback."

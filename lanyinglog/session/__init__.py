@@ -6,6 +6,6 @@ task serves all who have read everything), `listener` (accepting).
 """
 
 from lanyinglog.session.connection import NodeIdentity, serve_session
-from lanyinglog.session.listener import serve_clients
+from lanyinglog.session.listener import Served, serve_clients
 
-__all__ = ["NodeIdentity", "serve_clients", "serve_session"]
+__all__ = ["NodeIdentity", "Served", "serve_clients", "serve_session"]

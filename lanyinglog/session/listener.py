@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import trio
 
@@ -21,21 +22,30 @@ _KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4, "TCP_US
 """Seconds (the last: milliseconds) after which a client whose machine is gone is known to be: 60 + 4 x 15 = 120."""
 
 
+@dataclass(slots=True)
+class Served:
+    """How many clients are connected."""
+
+    connections: int = 0
+
+
 async def serve_clients(
     listeners: Sequence[trio.SocketListener],
     services: Mapping[str, LogService],
     *,
     identity: NodeIdentity,
     limits: Limits,
+    served: Served | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve ``services`` to whoever connects to ``listeners``, until cancelled; then each client hears `ShuttingDown`.
+    ``served`` tells meanwhile how many there are.
 
     Closes the listeners in the end. Started with ``nursery.start`` it returns when connections are accepted.
     """
     hubs = {name: Hub(service) for name, service in services.items()}
     poller = Poller.make()
-    door = _Door(services, hubs, poller, identity, limits)
+    door = _Door(services, hubs, poller, identity, limits, Served() if served is None else served)
     async with trio.open_nursery() as nursery:
         if poller is not None:
             nursery.start_soon(poller.run)
@@ -55,20 +65,21 @@ class _Door:
         poller: Poller | None,
         identity: NodeIdentity,
         limits: Limits,
+        served: Served,
     ) -> None:
         self._services = services
         self._hubs = hubs
         self._poller = poller
         self._identity = identity
         self._limits = limits
-        self._served = 0
+        self._served = served
         self._refused = 0
 
     async def serve(self, stream: trio.SocketStream) -> None:
-        if self._served >= self._limits.connections_max:
+        if self._served.connections >= self._limits.connections_max:
             await self._refuse(stream)
             return
-        self._served += 1
+        self._served.connections += 1
         try:
             _keep_alive(stream)
             await serve_session(
@@ -80,7 +91,7 @@ class _Door:
                 poller=self._poller,
             )
         finally:
-            self._served -= 1
+            self._served.connections -= 1
 
     async def _refuse(self, stream: trio.SocketStream) -> None:
         self._refused += 1

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import types
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +112,26 @@ def test_a_node_does_not_bind_beyond_loopback_unless_told(tmp_path: Path) -> Non
     )  # fmt: skip
     assert refused.code == 2
     assert "i_accept_an_open_unencrypted_port" in refused.err
+
+
+def test_a_node_is_watched_over_http(tmp_path: Path) -> None:
+    port = free_port(nodes=1)
+    settings = ["--id", "n1", "--data", str(tmp_path), "--client-listen", f"127.0.0.1:{port}", "--log-format", "json"]
+    settings += ["--peer-listen", "127.0.0.1:0", "--peers", f"n1=127.0.0.1:{port + 100}"]
+    node = [sys.executable, "-m", "lanyinglog", "node", *settings, "--metrics-listen", "127.0.0.1:0"]
+    with subprocess.Popen(node, stderr=subprocess.PIPE, start_new_session=True) as process:
+        try:
+            assert process.stderr is not None
+            said = map(json.loads, process.stderr)
+            at = next(line["at"] for line in said if line["event"] == "metrics_served")
+            assert run("publish", "a", "x", "--server", f"127.0.0.1:{port}").code == 0
+            with urllib.request.urlopen(f"http://{at}/metrics", timeout=10) as answer:
+                assert b"\nlanyinglog_messages_total 1.0\n" in answer.read()
+            with urllib.request.urlopen(f"http://{at}/ready", timeout=10) as answer:
+                assert answer.status == 200
+        finally:
+            process.terminate()
+            process.wait(30)
 
 
 def test_dev_ends_with_ctrl_c_and_leaves_nothing() -> None:
