@@ -9,6 +9,9 @@ three use the same keys, and every complaint is a `ConfigError` that names the k
     peer_listen = "127.0.0.1:7520"
     cluster = "orders"                   # nodes of another cluster are turned away
     secret_file = "cluster.secret"       # relative to this file; peers prove that they know it
+    tls_cert = "n1.pem"                  # all three or none: every port speaks TLS, and both ends show a certificate
+    tls_key = "n1.key"
+    tls_ca = "ca.pem"
     metrics_listen = "127.0.0.1:9420"    # optional: HTTP with /metrics for Prometheus, and /ready
     heartbeat_s = 0.1
     election_timeout_s = 1.0
@@ -28,9 +31,9 @@ three use the same keys, and every complaint is a `ConfigError` that names the k
 
 In the environment maps are written ``n1=127.0.0.1:7520,n2=127.0.0.1:7521``; a limit is ``LANYINGLOG_CONNECTIONS_MAX``.
 
-Invariant (promise P10): no `NodeConfig` exists that binds beyond loopback unless ``open_network`` is set, nor one that
-listens to peers there without a secret, nor one that tells others an address that means "all of mine". It is checked
-where the value is made, so no way of making one gets around it.
+Invariant (promise P10): no `NodeConfig` exists that binds beyond loopback without TLS unless ``open_network`` is set,
+nor one that listens to peers there without a secret, nor one that tells others an address that means "all of mine". It
+is checked where the value is made, so no way of making one gets around it.
 """
 
 from __future__ import annotations
@@ -40,12 +43,13 @@ import ipaddress
 import re
 import stat
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lanyinglog.errors import ConfigError
+from lanyinglog.tls import TlsFiles
 
 ENVIRONMENT_PREFIX = "LANYINGLOG_"
 CLIENT_PORT = 7420
@@ -54,6 +58,7 @@ PEER_PORT_OFFSET = 100
 OPEN_NETWORK_KEY = "i_accept_an_open_unencrypted_port"
 SECRET_BYTES_MIN = 16
 SECRET_BYTES_MAX = 1024
+TLS_KEYS = ("tls_cert", "tls_key", "tls_ca")
 LOG_FORMATS = ("auto", "text", "json")
 MEMBERS_MAX = 9
 """Every member costs each commit a message and a sync; more than nine voters make a log slower, not safer."""
@@ -166,6 +171,7 @@ class NodeConfig:
     metrics_listen: Address | None = None
     cluster: str = "lanyinglog"
     secret: bytes | None = field(default=None, repr=False)
+    tls: TlsFiles | None = None
     open_network: bool = False
     join: bool = False
     heartbeat_s: float = 0.1
@@ -210,10 +216,12 @@ class NodeConfig:
     def _check_network(self) -> None:
         for key in ("client_listen", "peer_listen", "metrics_listen"):
             address: Address | None = getattr(self, key)
-            if address is not None and not address.is_loopback and not self.open_network:
+            encrypted = self.tls is not None and key != "metrics_listen"
+            if address is not None and not address.is_loopback and not encrypted and not self.open_network:
+                other_way = "" if key == "metrics_listen" else ", or set tls_cert, tls_key and tls_ca"
                 raise ConfigError(
-                    f"{key} = {address} can be reached from the network, and this version neither encrypts nor"
-                    f" authenticates clients: use 127.0.0.1, or accept that with {OPEN_NETWORK_KEY}"
+                    f"{key} = {address} can be reached from the network, and nothing is encrypted there and nobody"
+                    f" authenticated: use 127.0.0.1{other_way}, or accept that with {OPEN_NETWORK_KEY}"
                     " (flag --i-accept-an-open-unencrypted-port)"
                 )
         if not self.peer_listen.is_loopback and self.secret is None:
@@ -353,6 +361,15 @@ def read_secret(key: str, path: Path) -> bytes:
     return secret
 
 
+def tls_files(paths: Sequence[Path | None]) -> TlsFiles | None:
+    """What is given for `TLS_KEYS`, in their order; None if nothing is. `ConfigError` for some of them only."""
+    missing = [key for key, path in zip(TLS_KEYS, paths, strict=True) if path is None]
+    if missing and len(missing) < len(TLS_KEYS):
+        raise ConfigError(f"{' and '.join(missing)} not set: TLS needs {', '.join(TLS_KEYS)}")
+    cert, key, ca = paths
+    return None if cert is None or key is None or ca is None else TlsFiles(cert, key, ca)
+
+
 # --------------------------------------------------------------------------------------------- reading settings
 _SETTINGS: dict[str, Callable[[str, Any], Any]] = {
     "node": parse_node_id,
@@ -364,6 +381,9 @@ _SETTINGS: dict[str, Callable[[str, Any], Any]] = {
     "metrics_listen": parse_address,
     "cluster": _parse_cluster,
     "secret_file": _parse_path,
+    "tls_cert": _parse_path,
+    "tls_key": _parse_path,
+    "tls_ca": _parse_path,
     OPEN_NETWORK_KEY: _parse_switch,
     "join": _parse_switch,
     "heartbeat_s": _parse_number,
@@ -413,7 +433,7 @@ def _from_file(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise ConfigError(f"{file}: limits must be a table")
     settings = {key: _parsed(str(file), key, value, _SETTINGS) for key, value in document.items()}
     limits = {key: _parsed(str(file), key, value, _LIMITS) for key, value in table.items()}
-    for key in ("data", "secret_file"):
+    for key in ("data", "secret_file", *TLS_KEYS):
         if key in settings:
             settings[key] = file.parent / settings[key]
     return settings, limits
@@ -462,5 +482,6 @@ def _node_config(settings: dict[str, Any], limits: dict[str, Any]) -> NodeConfig
                 raise ConfigError(f"{key}.{member} needs a port that others can connect to, not 0")
     secret_file = settings.pop("secret_file", None)
     secret = read_secret("secret_file", secret_file) if secret_file is not None else None
+    tls = tls_files([settings.pop(key, None) for key in TLS_KEYS])
     open_network = settings.pop(OPEN_NETWORK_KEY, False)
-    return NodeConfig(**settings, secret=secret, open_network=open_network, limits=Limits(**limits))
+    return NodeConfig(**settings, secret=secret, tls=tls, open_network=open_network, limits=Limits(**limits))

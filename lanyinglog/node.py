@@ -39,6 +39,7 @@ from lanyinglog.raft.peers import PeerNetwork
 from lanyinglog.raft.replica import Timing
 from lanyinglog.session import NodeIdentity, Served, serve_clients
 from lanyinglog.store.environment import LmdbStore
+from lanyinglog.tls import Tls
 
 LOG_NAME = "main"
 FULL_LOOK_S = 0.5
@@ -130,6 +131,7 @@ class _Listeners(NamedTuple):
 async def _serve(config: NodeConfig) -> None:
     if config.metrics_listen is not None and not all(map(importlib.util.find_spec, ("h11", "prometheus_client"))):
         raise ConfigError("metrics_listen needs what only the extra installs: pip install 'lanyinglog[metrics]'")
+    tls = None if config.tls is None else Tls(config.tls, trouble=_tell_tls_trouble)
     listeners = _Listeners(
         await _listen("client_listen", config.client_listen),
         await _listen("peer_listen", config.peer_listen),
@@ -143,12 +145,12 @@ async def _serve(config: NodeConfig) -> None:
         map_bytes=config.limits.store_bytes_max,
     )
     try:
-        await _run_log(config, store, listeners)
+        await _run_log(config, store, listeners, tls)
     finally:
         store.close()
 
 
-async def _run_log(config: NodeConfig, store: LmdbStore, listeners: _Listeners) -> None:
+async def _run_log(config: NodeConfig, store: LmdbStore, listeners: _Listeners, tls: Tls | None) -> None:
     limits = config.limits
     client_address = _bound(config.advertised, listeners.clients)
     _finish_installation(store)
@@ -162,7 +164,7 @@ async def _run_log(config: NodeConfig, store: LmdbStore, listeners: _Listeners) 
         wrote=health.wrote,
         members_changed=lambda members, departed: network.set_peers(_peer_addresses(config, members), departed),
     )
-    network = _make_network(config, loop, client_address)
+    network = _make_network(config, loop, client_address, tls)
     hosted = HostedLog(
         LOG_NAME,
         loop=loop,
@@ -182,7 +184,7 @@ async def _run_log(config: NodeConfig, store: LmdbStore, listeners: _Listeners) 
         if listeners.metrics is not None:
             nursery.start_soon(_serve_metrics, listeners.metrics, partial(_figures, loop, hosted, served, health))
         serve = partial(serve_clients, listeners.clients, {LOG_NAME: hosted}, identity=identity, limits=limits)
-        await nursery.start(partial(serve, served=served))
+        await nursery.start(partial(serve, tls=tls, served=served))
         log.info("ready", node=config.node, client=client_address, peer=str(config.peers[config.node]))
         await _wait_for_signal()
         log.info("stopping", node=config.node)
@@ -190,6 +192,10 @@ async def _run_log(config: NodeConfig, store: LmdbStore, listeners: _Listeners) 
         nursery.cancel_scope.cancel()
     with trio.CancelScope(shield=True), trio.move_on_after(5):
         await loop.finish()
+
+
+def _tell_tls_trouble(why: str) -> None:
+    log.warning("tls_not_renewed", why=why)
 
 
 def _figures(loop: CommitLoop, hosted: HostedLog, served: Served, health: Health) -> Figures:
@@ -214,7 +220,7 @@ async def _serve_metrics(listeners: Sequence[trio.SocketListener], read: Callabl
     await http.serve_http(listeners, metrics.routes(read))
 
 
-def _make_network(config: NodeConfig, loop: CommitLoop, client_address: str) -> PeerNetwork:
+def _make_network(config: NodeConfig, loop: CommitLoop, client_address: str, tls: Tls | None) -> PeerNetwork:
     own_peer = str(config.peers[config.node])
     network = PeerNetwork(
         identity=PeerIdentity(
@@ -226,6 +232,7 @@ def _make_network(config: NodeConfig, loop: CommitLoop, client_address: str) -> 
         link_changed=loop.peer_link_changed,
         heard=loop.heard,
         wait_room=loop.wait_unwritten,
+        tls=tls,
     )
     network.set_peers(_peer_addresses(config, loop.core.members), loop.core.departed)
     network.clients.update({name: str(address) for name, address in config.clients.items()})

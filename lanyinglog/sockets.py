@@ -8,6 +8,7 @@ has read all there is when it reads again: it waits first, instead of being refu
 from __future__ import annotations
 
 import os
+import ssl
 from collections.abc import Awaitable, Callable, Sequence
 
 import trio
@@ -30,6 +31,8 @@ def why_broken(error: BaseException) -> str:
     while cause is not None:
         if isinstance(cause, BaseExceptionGroup):
             cause = cause.exceptions[0]
+        elif isinstance(cause, ssl.SSLError):
+            return str(getattr(cause, "verify_message", "") or cause.reason or cause)
         elif isinstance(cause, OSError) and cause.strerror:
             # A name that is not known has a number of its own kind, below 0, and its words.
             return os.strerror(cause.errno) if cause.errno and cause.errno > 0 else cause.strerror
@@ -54,6 +57,14 @@ def sender_of(stream: trio.abc.Stream) -> Callable[..., int] | None:
             return 0  # full, or broken, or closed: who writes finds out
 
     return send_now
+
+
+async def encrypted(stream: trio.SocketStream, context: ssl.SSLContext, *, to: str | None) -> trio.abc.Stream:
+    """``stream`` with TLS around it, its handshake done: as who dialled host ``to``, or, with None, was dialled. What
+    `trio.SSLStream` raises."""
+    around = trio.SSLStream(stream, context, server_hostname=to, server_side=to is None, https_compatible=True)
+    await around.do_handshake()
+    return around
 
 
 def descriptor_of(stream: trio.abc.Stream) -> int | None:

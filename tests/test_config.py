@@ -9,6 +9,7 @@ import pytest
 
 from lanyinglog.config import Address, Limits, load_node_config
 from lanyinglog.errors import ConfigError
+from lanyinglog.tls import TlsFiles
 
 BASE = 'node = "n1"\ndata = "d"\n'
 
@@ -42,6 +43,11 @@ def test_a_node_may_listen_everywhere_when_it_says_where_it_is_reached(tmp_path:
     assert config.advertised == Address("log1.example", 7420)
 
 
+def test_with_tls_a_port_may_be_open(tmp_path: Path) -> None:
+    config = load_node_config(_file(tmp_path, f"{ALL_TLS}\nclient_listen = '10.0.0.1:1'"))
+    assert config.tls == TlsFiles(tmp_path / "c", tmp_path / "k", tmp_path / "a")
+
+
 def test_a_node_is_reached_where_it_listens_unless_told(tmp_path: Path) -> None:
     assert load_node_config(_file(tmp_path, "client_listen = '127.0.0.1:0'")).advertised == Address("127.0.0.1", 0)
 
@@ -53,6 +59,7 @@ def test_maps_in_the_environment_are_lists_of_pairs(tmp_path: Path) -> None:
 
 
 OPEN = "i_accept_an_open_unencrypted_port = true"
+ALL_TLS = "tls_cert = 'c'\ntls_key = 'k'\ntls_ca = 'a'"
 MISTAKES = [
     ("nodes = 'x'", "unknown key 'nodes'; did you mean node?"),
     ("colour = 'red'", "unknown key 'colour'; known are node, data"),
@@ -69,6 +76,9 @@ MISTAKES = [
     ("cluster = ''", "cluster must be 1 to 64 of"),
     ("secret_file = 'nowhere'", "secret_file: "),
     ("client_listen = 'h:99999'", "client_listen must be host:port with a port of at most 65535"),
+    ("tls_cert = 'a'", "tls_key and tls_ca not set: TLS needs tls_cert, tls_key, tls_ca"),
+    (f"{ALL_TLS}\nmetrics_listen = '10.0.0.1:1'", "metrics_listen = 10.0.0.1:1 can be reached"),
+    (f"{ALL_TLS}\npeer_listen = '10.0.0.1:1'", "without a secret"),
     ("metrics_listen = '0.0.0.0:1'", "metrics_listen = 0.0.0.0:1 can be reached from the network"),
     ("metrics_listen = 'x'", "metrics_listen must be host:port"),
     ("client_listen = '0.0.0.0:1'", "client_listen = 0.0.0.0:1 can be reached from the network"),

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "lanyinglog"
 
 FLOORS: dict[str, int] = {
     **dict.fromkeys(("record", "topics", "codec", "compression", "errors"), 0),
-    **dict.fromkeys(("config", "service", "checkout", "__init__"), 0),
+    **dict.fromkeys(("config", "service", "checkout", "tls", "__init__"), 0),
     **dict.fromkeys(("store", "wire", "sockets"), 1),
     "machine": 2,
     "raft": 3,
@@ -33,6 +33,7 @@ ROOMS = {
     "lz4": r"compression",
     "socket": r"raft/peers|session/.*|cli/.*|node",
     "trio": r"sockets|raft/(?:peers|handshake)|batcher|commit_loop|writer|hosted_log|session/.*|gateway/http|node",
+    "ssl": r"tls|sockets|client/.*|cli/.*",
     "h11": r"gateway/http",
     "prometheus_client": r"gateway/metrics",
     "anyio": r"client/.*",

@@ -11,6 +11,7 @@ belongs to one at a time.
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
@@ -41,22 +42,33 @@ def connect(
     log: str = DEFAULT_LOG,
     timeout: float = TIMEOUT_S,
     timing: Timing | None = None,
+    tls: ssl.SSLContext | None = None,
     backend: str = "asyncio",
 ) -> Client:
     """A client of the cluster that ``servers`` belong to: see `lanyinglog.connect`, of which this is the twin.
 
     Use it with ``with``, or call `Client.close`. ``backend`` is the event loop of its thread: asyncio or trio.
     """
-    return Client(servers, log=log, timeout=timeout, timing=timing, backend=backend)
+    return Client(servers, log=log, timeout=timeout, timing=timing, tls=tls, backend=backend)
 
 
 class Client:
     """Made by `connect`. The methods are those of `lanyinglog.client.client.Client`, where they are described."""
 
-    def __init__(self, servers: ServerNames, *, log: str, timeout: float, timing: Timing | None, backend: str) -> None:
+    def __init__(
+        self,
+        servers: ServerNames,
+        *,
+        log: str,
+        timeout: float,
+        timing: Timing | None,
+        tls: ssl.SSLContext | None,
+        backend: str,
+    ) -> None:
         self._loop = Loop(backend)
         try:
-            self._client = self._loop.enter(client.connect(servers, log=log, timeout=timeout, timing=timing))
+            connecting = client.connect(servers, log=log, timeout=timeout, timing=timing, tls=tls)
+            self._client = self._loop.enter(connecting)
         except BaseException:
             self._loop.close()
             raise

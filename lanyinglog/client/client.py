@@ -7,6 +7,7 @@ are made when they are needed; nothing here fails because a node is down, only b
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -43,14 +44,16 @@ async def connect(
     log: str = DEFAULT_LOG,
     timeout: float = TIMEOUT_S,
     timing: Timing | None = None,
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[Client]:
     """A client of the cluster that ``servers`` belong to: ``host:port`` (port 7420 if left out), several with commas
     or as a list. One that is up is enough: it tells of the others.
 
     ``timeout`` is how long, in seconds, operations try before they fail; `float("inf")` is allowed. Works under asyncio
-    and trio. `ConfigError` for a bad address.
+    and trio. ``tls``, for a cluster that speaks TLS, trusts its authority and has a certificate to show
+    (docs/security.md). `ConfigError` for a bad address.
     """
-    known = Servers(parse_servers(servers), log=log, timing=timing or Timing())
+    known = Servers(parse_servers(servers), log=log, timing=timing or Timing(), tls=tls)
     failure: BaseException | None = None
     async with anyio.create_task_group() as tasks:
         client = Client(known, tasks, timeout=check_timeout(timeout))

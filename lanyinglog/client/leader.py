@@ -8,6 +8,7 @@ itself, so that writes resume as soon as a new leader stands (P9).
 from __future__ import annotations
 
 import random
+import ssl
 from collections.abc import Sequence
 
 import anyio
@@ -25,9 +26,12 @@ SERVERS_MAX = 64
 class Servers:
     """The servers of one cluster, as one client knows them."""
 
-    def __init__(self, addresses: Sequence[Address], *, log: str, timing: Timing) -> None:
+    def __init__(
+        self, addresses: Sequence[Address], *, log: str, timing: Timing, tls: ssl.SSLContext | None = None
+    ) -> None:
         self.log = log
         self.timing = timing
+        self._tls = tls
         self.given = frozenset(addresses)
         """What the user named: subscriptions prefer these."""
         self.addresses = list(dict.fromkeys(addresses))
@@ -66,7 +70,7 @@ class Servers:
     async def try_open(self, address: Address) -> Link | None:
         """A connection to ``address``, or None; `UnsupportedVersion` once every server speaks another version."""
         try:
-            link = await Link.open(address, self.timing)
+            link = await Link.open(address, self.timing, self._tls)
         except LinkLost as error:
             self.last_problem = str(error)
             self._strangers.pop(address, None)

@@ -1,12 +1,13 @@
 """One open connection to one node: messages out, messages in. It knows nothing of leaders, producers or positions.
 
-The only place of the client that opens a stream, so that encryption has one place to come to. A connection is used by
+The only place of the client that opens a stream, so that encryption has one place. A connection is used by
 one sender and one receiver at a time. Whatever ends it, at either side, is `LinkLost` here: what that means for a
 request is for the layers above to say.
 """
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Sequence
 
 import anyio
@@ -30,6 +31,10 @@ QUICK_S = 0.05
 """A piece that went in so long may be followed by one of twice the size."""
 
 
+_WITHOUT_A_WORD = "as a node with TLS does to who shows no certificate of its authority"
+"""In TLS 1.3 a client's handshake is done before the node has looked at its certificate."""
+
+
 class LinkLost(Exception):
     """The connection ended, or must be given up. Never leaves the client."""
 
@@ -51,11 +56,11 @@ class Link:
         self._greeted = False
 
     @classmethod
-    async def open(cls, address: Address, timing: Timing) -> Link:
-        """A new connection to ``address``. `LinkLost` if it can't be had within ``timing.connect_s``; an
-        `UnsupportedVersion` if this client is the wrong one for this node."""
+    async def open(cls, address: Address, timing: Timing, tls: ssl.SSLContext | None = None) -> Link:
+        """A new connection to ``address``, through ``tls`` if it is given. `LinkLost` if it can't be had within
+        ``timing.connect_s``; an `UnsupportedVersion` if this client is the wrong one for this node."""
         with anyio.move_on_after(timing.connect_s):
-            link = cls(address, await _open_stream(address))
+            link = cls(address, await _open_stream(address, tls))
             try:
                 link.welcome = await link._greet()
             except BaseException:
@@ -95,8 +100,8 @@ class Link:
                 await self._stream.send(b"".join(parts))
             else:
                 await self._send_in_pieces(*parts)
-        except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError) as error:
-            raise LinkLost(f"the connection to {self.address} broke: {error}") from error
+        except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError, OSError) as error:
+            raise LinkLost(f"the connection to {self.address} broke: {error}") from error  # TLS reads as it sends
         self._half_sent = False
 
     async def _send_in_pieces(self, *parts: bytes | memoryview) -> None:
@@ -117,7 +122,8 @@ class Link:
         try:
             received = await self._stream.receive(RECEIVE_BYTES)
         except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError, OSError) as error:
-            raise LinkLost(f"{self.address} closed the connection") from error
+            at_once = "" if self._greeted else f" without a word, {_WITHOUT_A_WORD}"
+            raise LinkLost(f"{self.address} closed the connection{at_once}") from error
         self.heard_at = anyio.current_time()
         try:
             messages = list(self._protocol.receive(received))
@@ -157,10 +163,17 @@ class Link:
         await anyio.aclose_forcefully(self._stream)
 
 
-async def _open_stream(address: Address) -> ByteStream:
-    """A TCP connection; anyio sets TCP_NODELAY on both backends."""
+async def _open_stream(address: Address, tls: ssl.SSLContext | None) -> ByteStream:
+    """A TCP connection, with TLS if there is a context for it; anyio sets TCP_NODELAY on both backends."""
     try:
-        return await anyio.connect_tcp(address.host, address.port)
+        if tls is None:
+            return await anyio.connect_tcp(address.host, address.port)
+        # An end without TLS's good-bye is an end: what matters is framed and counted.
+        return await anyio.connect_tcp(
+            address.host, address.port, ssl_context=tls, tls_hostname=address.host, tls_standard_compatible=False
+        )
+    except (anyio.EndOfStream, anyio.BrokenResourceError) as error:
+        raise LinkLost(f"{address} ended the connection during the TLS handshake") from error
     except OSError as error:
         raise LinkLost(f"{address} can't be reached: {error}") from error
 

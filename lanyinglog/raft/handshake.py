@@ -67,7 +67,7 @@ class Handshake:
     def __init__(self, identity: PeerIdentity) -> None:
         self._identity = identity
 
-    async def introduce(self, stream: trio.SocketStream, name: str) -> Introduced:
+    async def introduce(self, stream: trio.abc.Stream, name: str) -> Introduced:
         """The dialler's side, towards what should be node ``name``. `Unauthorized`, `UnsupportedVersion`, `Removed`."""
         me = self._identity
         nonce = secrets.token_bytes(16)
@@ -100,7 +100,7 @@ class Handshake:
 
     async def answer(
         self,
-        stream: trio.SocketStream,
+        stream: trio.abc.Stream,
         decoder: FrameDecoder,
         *,
         departed: Container[str],
@@ -156,7 +156,7 @@ class Handshake:
             raise Unauthorized(f"{name} and this node have different secrets, both for cluster {cluster}")
 
 
-async def _one_frame(stream: trio.SocketStream, decoder: FrameDecoder, *kinds: int) -> Frame:
+async def _one_frame(stream: trio.abc.Stream, decoder: FrameDecoder, *kinds: int) -> Frame:
     """The next frame, which must be of one of ``kinds``."""
     while True:
         frame = decoder.next_frame()

@@ -21,7 +21,8 @@ from __future__ import annotations
 
 import socket
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import structlog
 import trio
@@ -30,7 +31,8 @@ from lanyinglog.config import Address, parse_address
 from lanyinglog.errors import LanyingError, Unauthorized
 from lanyinglog.raft.handshake import FRAME_BYTES_MAX, Handshake, PeerIdentity
 from lanyinglog.raft.messages import PEER_FRAME_BYTES_MAX, Append, Chunk, PeerMessage, from_parts, to_parts
-from lanyinglog.sockets import Part, left, receiver_of, sender_of, why_broken, writer_of
+from lanyinglog.sockets import Part, encrypted, left, receiver_of, sender_of, why_broken, writer_of
+from lanyinglog.tls import Tls
 from lanyinglog.wire.frames import FrameDecoder, encode_frame, encode_frame_head
 
 HANDSHAKE_S_MAX = 5.0
@@ -142,10 +144,12 @@ class PeerNetwork:
         outbox_bytes_max: int,
         receive: Callable[[str, PeerMessage], None],
         link_changed: Callable[[str, bool], None],
+        tls: Tls | None = None,
         heard: Callable[[], None] = lambda: None,
         wait_room: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
     ) -> None:
         self._node, self._handshake = identity.node, Handshake(identity)
+        self._tls = tls
         self._outbox_bytes_max = outbox_bytes_max
         self._peers: dict[str, Address] = {}
         self._speakers: dict[str, Address] = {}
@@ -235,21 +239,24 @@ class PeerNetwork:
             stream = await trio.open_tcp_stream(address.host, address.port)
         async with stream:
             _tune(stream)
+            link: trio.abc.Stream = stream
             with trio.fail_after(HANDSHAKE_S_MAX):
-                introduced = await self._handshake.introduce(stream, name)
+                if self._tls is not None:
+                    link = await encrypted(stream, self._tls.client, to=address.host)
+                introduced = await self._handshake.introduce(link, name)
             self.versions[name], self.clients[name] = introduced.version, introduced.client
-            self._outboxes[name].open(sender_of(stream))
+            self._outboxes[name].open(sender_of(link))
             self._up.add(name)
             log.info("link_up", peer=name)
             self._link_changed(name, True)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._watch, stream, nursery.cancel_scope)
+                nursery.start_soon(self._watch, link, nursery.cancel_scope)
                 try:
-                    await self._write(stream, self._outboxes[name])
+                    await self._write(link, self._outboxes[name])
                 except (trio.BrokenResourceError, trio.ClosedResourceError):
                     nursery.cancel_scope.cancel()  # here, or the nursery would wrap it
 
-    async def _watch(self, stream: trio.SocketStream, scope: trio.CancelScope) -> None:
+    async def _watch(self, stream: trio.abc.Stream, scope: trio.CancelScope) -> None:
         """Nothing is heard on this link; its end is."""
         try:
             await stream.receive_some(1)
@@ -257,7 +264,7 @@ class PeerNetwork:
             pass  # the end all the same
         scope.cancel()
 
-    async def _write(self, stream: trio.SocketStream, outbox: Outbox) -> None:
+    async def _write(self, stream: trio.abc.Stream, outbox: Outbox) -> None:
         write = writer_of(stream)
         while True:
             await write(*await outbox.take(_WRITE_BYTES))
@@ -272,10 +279,14 @@ class PeerNetwork:
         try:
             async with stream:
                 _tune(stream)
+                link: trio.abc.Stream = stream
+                if self._tls is not None:
+                    with self._stranger():
+                        link = await encrypted(stream, self._tls.server, to=None)
                 decoder = FrameDecoder(frame_bytes_max=FRAME_BYTES_MAX)
-                sender = await self._identify(stream, decoder)
+                sender = await self._identify(link, decoder)
                 decoder.frame_bytes_max = PEER_FRAME_BYTES_MAX
-                await self._listen(stream, decoder, sender)
+                await self._listen(link, decoder, sender)
         except LanyingError as error:
             if self._is_news(error.message):
                 log.warning("link_refused", peer=sender, why=error.message)
@@ -292,15 +303,19 @@ class PeerNetwork:
         self._told_until[why] = now + REFUSAL_TOLD_S
         return True
 
-    async def _identify(self, stream: trio.SocketStream, decoder: FrameDecoder) -> str:
+    @contextmanager
+    def _stranger(self) -> Iterator[None]:
+        """While it is not known who is at the other end: these are counted, and have so long."""
         self._unknown += 1
         try:
             with trio.fail_after(HANDSHAKE_S_MAX):
-                other = await self._handshake.answer(
-                    stream, decoder, departed=self._departed, admit=self._check_welcome
-                )
+                yield
         finally:
             self._unknown -= 1
+
+    async def _identify(self, stream: trio.abc.Stream, decoder: FrameDecoder) -> str:
+        with self._stranger():
+            other = await self._handshake.answer(stream, decoder, departed=self._departed, admit=self._check_welcome)
         self.clients[other.node] = other.client
         self._speakers[other.node] = parse_address("peer", other.peer)
         self._dial_all()
@@ -313,7 +328,7 @@ class PeerNetwork:
         if name not in self._peers and len(strangers) >= STRANGERS_MAX:
             raise Unauthorized(f"{name} is no member, nor are {', '.join(sorted(strangers))}")
 
-    async def _listen(self, stream: trio.SocketStream, decoder: FrameDecoder, sender: str) -> None:
+    async def _listen(self, stream: trio.abc.Stream, decoder: FrameDecoder, sender: str) -> None:
         with trio.CancelScope() as scope:
             older = self._inbound.get(sender)
             if older is not None:

@@ -14,6 +14,8 @@ from lanyinglog.service import LogService
 from lanyinglog.session.connection import LINGER_S_MAX, NodeIdentity, linger, serve_session
 from lanyinglog.session.hub import Hub
 from lanyinglog.session.poller import Poller
+from lanyinglog.sockets import encrypted
+from lanyinglog.tls import Tls
 from lanyinglog.wire.messages import Error, to_frame
 
 REFUSALS_MAX = 64
@@ -35,17 +37,18 @@ async def serve_clients(
     *,
     identity: NodeIdentity,
     limits: Limits,
+    tls: Tls | None = None,
     served: Served | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve ``services`` to whoever connects to ``listeners``, until cancelled; then each client hears `ShuttingDown`.
-    ``served`` tells meanwhile how many there are.
+    With ``tls`` it is spoken, and who shows no certificate is not heard. ``served`` tells meanwhile how many there are.
 
     Closes the listeners in the end. Started with ``nursery.start`` it returns when connections are accepted.
     """
     hubs = {name: Hub(service) for name, service in services.items()}
     poller = Poller.make()
-    door = _Door(services, hubs, poller, identity, limits, Served() if served is None else served)
+    door = _Door(services, hubs, poller, identity, limits, tls, Served() if served is None else served)
     async with trio.open_nursery() as nursery:
         if poller is not None:
             nursery.start_soon(poller.run)
@@ -65,6 +68,7 @@ class _Door:
         poller: Poller | None,
         identity: NodeIdentity,
         limits: Limits,
+        tls: Tls | None,
         served: Served,
     ) -> None:
         self._services = services
@@ -72,6 +76,7 @@ class _Door:
         self._poller = poller
         self._identity = identity
         self._limits = limits
+        self._tls = tls
         self._served = served
         self._refused = 0
 
@@ -82,8 +87,11 @@ class _Door:
         self._served.connections += 1
         try:
             _keep_alive(stream)
+            spoken = await self._secured(stream)
+            if spoken is None:
+                return
             await serve_session(
-                stream,
+                spoken,
                 self._services,
                 hubs=self._hubs,
                 identity=self._identity,
@@ -93,10 +101,22 @@ class _Door:
         finally:
             self._served.connections -= 1
 
+    async def _secured(self, stream: trio.SocketStream) -> trio.abc.Stream | None:
+        """What to speak on; None if the other end has no certificate to show, or no TLS."""
+        if self._tls is None:
+            return stream
+        with trio.move_on_after(self._limits.handshake_s_max):
+            try:
+                return await encrypted(stream, self._tls.server, to=None)
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                pass
+        await trio.aclose_forcefully(stream)
+        return None
+
     async def _refuse(self, stream: trio.SocketStream) -> None:
         self._refused += 1
         try:
-            if self._refused <= REFUSALS_MAX:
+            if self._refused <= REFUSALS_MAX and self._tls is None:
                 error = Busy(f"this node serves {self._limits.connections_max} clients already")
                 with trio.move_on_after(LINGER_S_MAX):
                     await stream.send_all(to_frame(Error.of(error), 0))

@@ -26,6 +26,7 @@ from lanyinglog.errors import CorruptEntry, LanyingError, NotLeader
 from lanyinglog.record import BatchView
 from lanyinglog.service import Page
 from lanyinglog.session import NodeIdentity, serve_clients
+from lanyinglog.tls import Tls
 
 QUICK = Timing(connect_s=0.5, head_start_s=0.02, silence_s=0.4, stall_s=1.0, backoff_first_s=0.002, backoff_max_s=0.02)
 """Patience for tests: loopback answers in a millisecond."""
@@ -163,8 +164,9 @@ class Proxy:
 class Loopback:
     """See the module. Made by `loopback`."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: Tls | None) -> None:
         self.log = MemoryLogService()
+        self._tls = tls
         self.nodes: list[Node] = []
         self.proxies: list[Proxy] = []
         self.leader: Node | None = None
@@ -243,9 +245,8 @@ class Loopback:
     async def _add_node(self, name: str) -> None:
         node = Node(self, name, self.log)
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        await self._nursery.start(
-            partial(serve_clients, listeners, {"main": node}, identity=NodeIdentity(name, "twin"), limits=LIMITS)
-        )
+        serve = partial(serve_clients, listeners, {"main": node}, identity=NodeIdentity(name, "twin"), limits=LIMITS)
+        await self._nursery.start(partial(serve, tls=self._tls))
         proxy = Proxy(listeners[0].socket.getsockname()[1])
         front = await self._nursery.start(partial(trio.serve_tcp, proxy.serve, 0, host="127.0.0.1"))
         node.address = _address_of(front[0])
@@ -274,9 +275,9 @@ def _shielded(handler: Callable[[trio.SocketStream], Awaitable[None]]) -> Callab
 
 
 @contextmanager
-def loopback(nodes: int = 1) -> Iterator[Loopback]:
+def loopback(nodes: int = 1, *, tls: Tls | None = None) -> Iterator[Loopback]:
     """A running cluster of ``nodes``; the first leads."""
-    cluster = Loopback()
+    cluster = Loopback(tls)
     thread = threading.Thread(target=cluster.run, args=(nodes,), name="loopback")
     thread.start()
     cluster._ready.wait()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 import trio.testing
+from certificates import Authority
 from structlog.testing import capture_logs
 
 from lanyinglog.config import Address
@@ -18,6 +20,7 @@ from lanyinglog.raft.handshake import PEER_VERSIONS, PeerIdentity
 from lanyinglog.raft.messages import Alive, Append, PeerMessage, to_parts
 from lanyinglog.raft.peers import LARGE_BYTES, Outbox, PeerNetwork
 from lanyinglog.store.log_store import Entry, entry_crc
+from lanyinglog.tls import Tls, TlsFiles
 from lanyinglog.wire.frames import encode_frame
 
 
@@ -39,6 +42,7 @@ class Node:
         secret: bytes | None,
         cluster: str,
         versions: tuple[int, int] = PEER_VERSIONS,
+        tls: Tls | None = None,
     ) -> None:
         self.network = PeerNetwork(
             identity=PeerIdentity(self.name, cluster, f"{self.name}:1", str(self.address), secret, versions),
@@ -46,6 +50,7 @@ class Node:
             outbox_bytes_max=1 << 20,
             receive=self._receive,
             link_changed=lambda peer, up: up and self.connected.set(),
+            tls=tls,
         )
 
     def _receive(self, sender: str, message: PeerMessage) -> None:
@@ -65,12 +70,13 @@ async def cluster(
     names: tuple[str, ...] = ("n1", "n2"),
     clusters: tuple[str, ...] = ("c", "c"),
     versions: tuple[tuple[int, int], ...] = (PEER_VERSIONS, PEER_VERSIONS),
+    tls: tuple[Tls | None, ...] = (None, None),
 ) -> AsyncIterator[list[Node]]:
     nodes = [Node(name, (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]) for name in names]
     members = {node.name: node.address for node in nodes}
     async with trio.open_nursery() as nursery:
-        for node, secret, name, spoken in zip(nodes, secrets, clusters, versions, strict=True):
-            node.build(members, secret, name, spoken)
+        for node, secret, name, spoken, secured in zip(nodes, secrets, clusters, versions, tls, strict=True):
+            node.build(members, secret, name, spoken, secured)
             nursery.start_soon(node.network.run, [node.listener])
         yield nodes
         nursery.cancel_scope.cancel()
@@ -144,6 +150,50 @@ async def test_both_say_why_there_is_no_link_between_them() -> None:
     whys = {one["why"] for one in said}
     assert whys & {"n1 belongs to cluster c, n2 to cluster d", "n2 belongs to cluster d, n1 to cluster c"}
     assert any("refuses this node: " in why for why in whys)
+
+
+@pytest.mark.trio
+async def test_links_go_through_tls(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    tls = tuple(Tls(authority.issue(name, "127.0.0.1")) for name in ("n1", "n2"))
+    with trio.fail_after(10):
+        async with cluster(secrets=(b"s" * 32, b"s" * 32), tls=tls) as (one, two):
+            await one.connected.wait()
+            large = bytes(range(256)) * 2_000
+            entry = Entry(2, 1, large, entry_crc(2, 1, large))
+            sent = [Append(1, n, 1, 0, 0, (entry,)) if n == 50 else Alive(n) for n in range(1, 100)]
+            for message in sent:
+                one.network.send("n2", message)
+                await trio.lowlevel.checkpoint()
+            await two.wait_heard(len(sent))
+            assert two.heard == [("n1", message) for message in sent]
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param(lambda ours, theirs: None, id="plain"),
+        pytest.param(lambda ours, theirs: theirs.issue("n2", "127.0.0.1"), id="another-authority"),
+        pytest.param(lambda ours, theirs: ours.issue("n2", "elsewhere.invalid"), id="another-host"),
+    ],
+)
+async def test_who_has_no_such_certificate_is_no_node(
+    tmp_path: Path, other: Callable[[Authority, Authority], TlsFiles | None]
+) -> None:
+    ours, theirs = Authority(tmp_path / "ours"), Authority(tmp_path / "theirs")
+    files = other(ours, theirs)
+    tls = (Tls(ours.issue("n1", "127.0.0.1")), None if files is None else Tls(files))
+    refused = trio.Event()
+    with trio.fail_after(10):
+        async with cluster(secrets=(b"s" * 32, b"s" * 32), tls=tls) as (one, _):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(
+                    peers_module.log, "info", lambda event, **_: event == "link_down" and refused.set(), raising=False
+                )
+                await refused.wait()
+            assert not one.connected.is_set()
+            assert not one.network.is_connected("n2")
 
 
 @pytest.mark.trio
