@@ -70,19 +70,23 @@ def _ask_or_none(address: Address | None, timeout_s: float) -> dict[str, Any] | 
 # ------------------------------------------------------------------------------------------------------- all of them
 def roll(nodes: Mapping[str, Address | None], *, timeout_s: float = ANSWER_S) -> list[dict[str, Any]]:
     """One row for each of ``nodes``, in their order: `COLUMNS`, ``storage_full``, ``first_seq``, ``file_bytes``,
-    ``catch_up``, and ``unconnected``, the peers it has no link to. One that does not answer, or another node that
-    answers in its place, is ``unreachable``, and all that only it could tell is None."""
+    ``catch_up``, ``unconnected``, the peers it has no link to, and ``members``, which `told` leaves out. One that does
+    not answer, or another node that answers in its place, is ``unreachable``, and all that only it could tell is
+    None."""
     replies = _ask_all(list(nodes.values()), timeout_s)
     rows = []
     for (node, address), reply in zip(nodes.items(), replies, strict=True):
         if reply is None or reply.get("node") != node:
             reply = {"node": node, "client": None if address is None else str(address), "role": UNREACHABLE}
         row = {column: reply.get(column) for column in COLUMNS}
-        row |= {key: reply.get(key) for key in ("storage_full", "first_seq", "file_bytes", "catch_up")}
-        peers = reply.get("peers")
-        row["unconnected"] = peers and sorted(name for name, peer in peers.items() if not peer.get("connected"))
+        row |= {key: reply.get(key) for key in ("storage_full", "first_seq", "file_bytes", "catch_up", "members")}
+        row["unconnected"] = _unconnected(reply.get("peers"))
         rows.append(row)
     return with_lag(rows)
+
+
+def _unconnected(peers: Mapping[str, Mapping[str, Any]] | None) -> list[str] | None:
+    return None if peers is None else sorted(name for name, peer in peers.items() if not peer.get("connected"))
 
 
 def _ask_all(addresses: Sequence[Address | None], timeout_s: float) -> list[dict[str, Any] | None]:
@@ -112,9 +116,14 @@ def with_lag(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
+def told(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """``rows`` as they are printed: what `quorum` alone needs is not in them."""
+    return [{key: value for key, value in row.items() if key != "members"} for row in rows]
+
+
 def show(rows: list[dict[str, Any]], *, form: str) -> int:
     """Prints ``rows``, and what is wrong with the cluster in words on standard error; the exit code."""
-    output.print_rows(rows, COLUMNS, form=form, empty="", droppable=DROPPABLE)
+    output.print_rows(told(rows), COLUMNS, form=form, empty="", droppable=DROPPABLE)
     for remark in remarks(rows):
         output.note(f"lanyinglog: {remark}")
     return output.OK if has_quorum(rows) else output.NO_QUORUM

@@ -43,6 +43,20 @@ def test_a_cluster_grows_is_left_by_its_leader_and_keeps_every_line(single: Clus
     assert change(single, "add") == {"n2": "voter", "n3": "voter", "n4": "voter"}, "a name is not used again"
 
 
+def test_a_learner_that_nobody_reaches_counts_for_nothing(single: Cluster):
+    (alone,) = single.status().rows
+    assert alone["unconnected"] == []
+    peer = f"127.0.0.1:{single.port + 1}"
+    added = run("cluster", "add", "n2", "--peer", peer, "--server", single.server, "--timeout", "1")
+    assert added.code == 3, added.err
+    status = run("status", "--server", single.server)
+    assert [(row["node"], row["role"]) for row in status.rows] == [("n1", "leader"), ("n2", "unreachable")]
+    assert status.rows[0]["unconnected"] == ["n2"] and "members" not in status.rows[0]
+    assert (status.code, status.err) == (0, "")
+    told = {row["check"]: row for row in run("doctor", "--server", single.server).rows if row["node"] is None}
+    assert told["quorum"]["ok"], told
+
+
 def test_what_cant_be_changed_is_refused_in_words(single: Cluster):
     directory = str(single.directory)
     last = run("cluster", "remove", "n1", "--dir", directory)
