@@ -74,6 +74,7 @@ def _without_quorum(rows: Sequence[Row]) -> str:
         return (
             f"no quorum, no message is taken: {answering} of {len(rows)} nodes answer and {needed} are needed."
             f" No answer from {_listed(silent)}. Start {more} of them, or restore the network to {_them(more)}"
+            f"{_unless(rows)}"
         )
     apart = _apart(rows)
     if apart:
@@ -83,6 +84,13 @@ def _without_quorum(rows: Sequence[Row]) -> str:
     else:
         why = "None leads yet: an election takes a second or two. Ask again, then look at the nodes' logs"
     return f"no quorum, no message is taken, though {answering} of {len(rows)} nodes answer. {why}"
+
+
+def _unless(rows: Sequence[Row]) -> str:
+    """Who leads hears a majority, or did a moment ago: perhaps those that are silent are only not reached from here."""
+    if any(row["role"] == "leader" for row in rows):
+        return "; as a node leads, they may run: name addresses with --server under which they are reached from here"
+    return ""
 
 
 def _in_newest_term(rows: Sequence[Row]) -> int:

@@ -96,6 +96,13 @@ def _ask_all(addresses: Sequence[Address | None], timeout_s: float) -> list[dict
 
 def roll_from(servers: Sequence[Address], *, timeout_s: float = ANSWER_S) -> list[dict[str, Any]]:
     """One row for each member of the cluster that ``servers`` belong to, by name. `Unavailable` if none answers."""
+    return roll(nodes_of(servers, timeout_s=timeout_s), timeout_s=timeout_s)
+
+
+def nodes_of(servers: Sequence[Address], *, timeout_s: float = ANSWER_S) -> dict[str, Address | None]:
+    """The members of the cluster that ``servers`` belong to, by name, and where each can be asked: under the address
+    that the caller named, if it answered there, else under the one that the others tell. `Unavailable` if none
+    answers."""
     nodes: dict[str, Address | None] = {}
     for address, reply in zip(servers, _ask_all(servers, timeout_s), strict=True):
         if reply is not None:
@@ -105,7 +112,7 @@ def roll_from(servers: Sequence[Address], *, timeout_s: float = ANSWER_S) -> lis
                     nodes[name] = parse_address("client", peer["client"]) if peer.get("client") else None
     if not nodes:
         raise Unavailable(f"no node answers at {', '.join(map(str, servers))} within {timeout_s:g} s")
-    return roll(dict(sorted(nodes.items())), timeout_s=timeout_s)
+    return dict(sorted(nodes.items()))
 
 
 def with_lag(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

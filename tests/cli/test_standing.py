@@ -72,6 +72,8 @@ CASES = {
     "two silent of three": (
         _rows("candidate", "unreachable", "unreachable"), False,
         ["1 of 3 nodes answer and 2 are needed", "n2 (127.0.0.1:7421), n3 (127.0.0.1:7422)", "Start 1 of them"]),
+    "two not reached from here": (
+        _rows("leader", "unreachable", "unreachable"), False, ["1 of 3 nodes answer", "as a node leads, they may run"]),
     "all silent": (_rows("unreachable", "unreachable", "unreachable"), False, ["0 of 3", "Start 2 of them"]),
     "none leads": (_rows("follower", "follower", "unreachable"), False, ["2 of 3 nodes answer", "None leads"]),
     "apart": (
