@@ -22,7 +22,7 @@ import click
 import lanyinglog
 from lanyinglog.cli import output, rollcall
 from lanyinglog.cli.directory import ClusterDirectory, open_cluster
-from lanyinglog.cli.options import Verb, directory_option, format_option, server_option, timeout_option
+from lanyinglog.cli.options import Verb, cluster_options, format_option, timeout_option
 from lanyinglog.cli.processes import is_claimed
 from lanyinglog.cli.quorum import UNREACHABLE, remarks, voting
 from lanyinglog.config import Address
@@ -251,8 +251,7 @@ def ask_all(addresses: Iterable[Address], *, timeout_s: float) -> list[Answer]:
 
 
 @click.command(cls=Verb)
-@directory_option(required=False, help="The cluster's directory, in place of --server: also looks at stopped nodes.")
-@server_option()
+@cluster_options("The cluster's directory, in place of --server: also looks at stopped nodes.")
 @timeout_option(rollcall.ANSWER_S, "How long a node may take to answer.")
 @format_option()
 def doctor(directory: Path | None, servers: tuple[Address, ...], timeout_s: float, form: str) -> int:

@@ -24,7 +24,7 @@ from lanyinglog.cli.directory import (
     exclusive,
     open_cluster,
 )
-from lanyinglog.cli.options import Verb, directory_option, format_option, server_option, timeout_option
+from lanyinglog.cli.options import Verb, cluster_options, format_option, timeout_option
 from lanyinglog.cli.quorum import UNREACHABLE
 from lanyinglog.config import Address, parse_address, parse_node_id
 from lanyinglog.errors import ConfigError, Unavailable
@@ -35,8 +35,7 @@ _POLL_S = 0.1
 
 @cluster.command(cls=Verb)
 @click.argument("node", required=False)
-@directory_option(required=False, help="The cluster's directory: the node is made and started there.")
-@server_option()
+@cluster_options("The cluster's directory: the node is made and started there.")
 @click.option("--peer", metavar="HOST:PORT", help="Where the node listens for peers; only with --server.")
 @timeout_option(60.0, "How long the node may take to catch up and to become a voter.")
 @format_option()
@@ -69,8 +68,7 @@ def add(
 
 @cluster.command(cls=Verb)
 @click.argument("node")
-@directory_option(required=False, help="The cluster's directory: the node's process is stopped, its data stays.")
-@server_option()
+@cluster_options("The cluster's directory: the node's process is stopped, its data stays.")
 @timeout_option(30.0, "How long the cluster may take.")
 @format_option()
 def remove(node: str, directory: Path | None, servers: tuple[Address, ...], timeout_s: float, form: str) -> int:

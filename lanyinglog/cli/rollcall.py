@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from lanyinglog.cli import output
 from lanyinglog.cli.quorum import UNREACHABLE, has_quorum, remarks
+from lanyinglog.cli.reach import advice_for
 from lanyinglog.config import Address, parse_address
 from lanyinglog.errors import LanyingError, Unavailable
 from lanyinglog.wire.connection import Connection, Role
@@ -111,7 +112,9 @@ def nodes_of(servers: Sequence[Address], *, timeout_s: float = ANSWER_S) -> dict
                 if nodes.get(name) is None:
                     nodes[name] = parse_address("client", peer["client"]) if peer.get("client") else None
     if not nodes:
-        raise Unavailable(f"no node answers at {', '.join(map(str, servers))} within {timeout_s:g} s")
+        silent = Unavailable(f"no node answers at {', '.join(map(str, servers))} within {timeout_s:g} s")
+        silent.advice = advice_for(servers)
+        raise silent
     return dict(sorted(nodes.items()))
 
 
