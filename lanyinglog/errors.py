@@ -27,12 +27,13 @@ class LanyingError(Exception):
     """The root: ``except LanyingError`` catches all that the package raises on purpose.
 
     ``hint`` is what the raiser knows that helps: for `NotLeader` the leader's client address, or None. ``outcome`` is
-    the class's, unless the error came over the wire and the node said otherwise.
+    the class's, unless the error came over the wire and the node said otherwise; so is ``advice``, unless whoever
+    passes the error on knows better.
     """
 
     code: ClassVar[str] = "internal"
     outcome: Outcome = Outcome.UNKNOWN
-    advice: ClassVar[str] = "report it; look at the node's log"
+    advice: str = "report it; look at the node's log"
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)

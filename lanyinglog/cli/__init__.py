@@ -70,7 +70,7 @@ def _print_version(ctx: click.Context, _option: click.Parameter, wanted: bool) -
 @click.group(
     cls=Program,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Every option can also be set in the environment: --server is LANYINGLOG_SERVER.",
+    epilog="Options can also be set in the environment: --server is LANYINGLOG_SERVER.",
 )
 @click.option(
     "--version", is_flag=True, expose_value=False, is_eager=True, callback=_print_version, help="Show the version."

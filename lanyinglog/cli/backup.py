@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from lanyinglog.cli import output, rollcall
 from lanyinglog.cli.cluster import refuse_taken_ports
 from lanyinglog.cli.directory import Member, create_cluster, open_cluster, plan_members
-from lanyinglog.cli.options import Verb, directory_option, format_option, option
+from lanyinglog.cli.options import Verb, applies, directory_option, format_option, option
 from lanyinglog.config import CLIENT_PORT, Address, parse_address, parse_members, parse_node_id
 from lanyinglog.errors import ConfigError, StoreError, Unavailable
 from lanyinglog.machine.commands import KIND_MEMBERS, encode_command
@@ -71,15 +72,19 @@ def backup(
 
 def _source(directory: Path | None, node: str | None, data: Path | None, server: str | None) -> tuple[Path, int]:
     """The directory of the log, and up to where its node says that it is committed (0 if it does not run)."""
-    if (directory is None) == (data is None):
+    given = applies(click.get_current_context(), "directory", "data")
+    if given is None:
         raise ConfigError("backup needs either --dir, a cluster's directory, or --data, that of one node")
-    if data is not None:
+    if given == "data":
+        assert data is not None
         source = _log_directory(data)
         if server is None:
             return source, 0
         address = parse_address("--server", server, default_port=CLIENT_PORT)
         commit = int(rollcall.ask(address)["commit"])
         return source, _wait_stored(source, address, commit)
+    if click.get_current_context().get_parameter_source("server") is ParameterSource.COMMANDLINE:
+        raise ConfigError("--server goes with --data: with --dir the nodes are known")
     assert directory is not None
     members = {member.node: member for member in open_cluster(directory).members}
     if node is not None and node not in members:
@@ -171,12 +176,14 @@ def restore(
     Nothing is started. On several machines restore the same BACKUP with --data on each, before any of them starts.
     Exit 4 if the backup is torn or damaged.
     """
-    if (directory is None) == (data is None):
+    given = applies(click.get_current_context(), "directory", "data")
+    if given is None:
         raise ConfigError("restore needs either --dir, a new cluster's directory, or --data, that of one node")
     began = time.monotonic()
     try:
         manifest = store_backup.read_manifest(source)
-        if directory is not None:
+        if given == "directory":
+            assert directory is not None
             name = _restore_cluster(source, manifest, directory.absolute(), nodes=nodes, port=port)
             made: dict[str, Any] = {"directory": str(directory), "cluster": name, "nodes": nodes}
         else:
@@ -189,7 +196,9 @@ def restore(
         return output.PROBLEM_FOUND
     _tell(manifest, {"restored": str(source), **made}, began, form)
     if output.is_table(form):
-        output.note(f"start it with: lanyinglog cluster start --dir {directory}" if directory else "start the node")
+        output.note(
+            f"start it with: lanyinglog cluster start --dir {directory}" if given == "directory" else "start the node"
+        )
     return output.OK
 
 

@@ -23,6 +23,7 @@ from lanyinglog.cli.directory import (
 )
 from lanyinglog.cli.options import Verb, directory_option, format_option, option, server_option, timeout_option
 from lanyinglog.cli.quorum import UNREACHABLE, has_quorum
+from lanyinglog.cli.reach import connect
 from lanyinglog.config import CLIENT_PORT, Address
 from lanyinglog.errors import ConfigError, Unavailable
 
@@ -161,20 +162,16 @@ def stop(directory: Path, timeout_s: float, form: str) -> int:
 
 
 @cluster.command(cls=Verb)
-@directory_option(required=False, help="The cluster's directory, in place of --server.")
 @server_option()
 @click.option("--to", metavar="NODE", help="Who is to lead.  [the node with the most of the log]")
 @timeout_option(10.0, "How long to wait for the leader.")
 @format_option()
-def transfer(directory: Path | None, servers: tuple[Address, ...], to: str | None, timeout_s: float, form: str) -> int:
+def transfer(servers: tuple[Address, ...], to: str | None, timeout_s: float, form: str) -> int:
     """Move leadership to another node, without an error at any client.
 
     Prints who leads now and how long that took. A node that is stopped cleanly does the same by itself.
     """
-    from lanyinglog import sync
-
-    names = open_cluster(directory).servers if directory else ",".join(map(str, servers))
-    with sync.connect(names, timeout=timeout_s) as client:
+    with connect(servers, timeout_s=timeout_s, form=form) as client:
         began = time.monotonic()
         leader = client.transfer_leadership(to)
         row = {"leader": leader, "ms": round((time.monotonic() - began) * 1000, 1)}

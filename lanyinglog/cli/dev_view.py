@@ -56,7 +56,7 @@ class LineView:
             output.print_json({"event": "leader", "node": leader[1], "term": leader[0]})
 
     def ready(self, started: Sequence[tuple[Member, subprocess.Popen[bytes]]]) -> None:
-        output.print_json({"event": "ready", "nodes": list(self._rows)})
+        output.print_json({"event": "ready", "nodes": rollcall.told(self._rows)})
 
     def ended(self, member: Member, pid: int, how: str) -> None:
         output.print_json({"event": "ended", "node": member.node, "pid": pid, "how": how})

@@ -22,9 +22,9 @@ import click
 import lanyinglog
 from lanyinglog.cli import output, rollcall
 from lanyinglog.cli.directory import ClusterDirectory, open_cluster
-from lanyinglog.cli.options import Verb, directory_option, format_option, server_option, timeout_option
+from lanyinglog.cli.options import Verb, cluster_options, format_option, timeout_option
 from lanyinglog.cli.processes import is_claimed
-from lanyinglog.cli.quorum import UNREACHABLE, remarks
+from lanyinglog.cli.quorum import UNREACHABLE, remarks, voting
 from lanyinglog.config import Address
 from lanyinglog.errors import LanyingError, StoreError
 from lanyinglog.store.backup import peek
@@ -85,11 +85,28 @@ def check_quorum(rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
     if apart and len(answering) == len(rows):
         yield Finding("links", None, False, f"cut off: {'; '.join(apart)}", "check network, peer addresses and secret")
     if not said:
-        yield Finding("quorum", None, True, f"all {len(rows)} nodes answer, one leads")
+        who = f"{len(rows)} nodes" if len(answering) == len(rows) else f"{len(voting(rows))} that vote"
+        yield Finding("quorum", None, True, f"all {who} answer, one leads")
     for row in rows:
         if row.get("catch_up"):
             advice = "wait for it before another node is stopped: it does not hold all that is acknowledged"
             yield Finding("catch-up", str(row["node"]), False, str(row["catch_up"]), advice)
+
+
+def check_unseen(rows: Sequence[Mapping[str, Any]], answers: Sequence[Answer]) -> Iterator[Finding]:
+    """Nodes that no check can have looked at, unless `check_quorum` tells of them: a silent one that votes."""
+    seen = {one.node for one in answers}
+    counted = {row["node"] for row in voting(rows)}
+    for row in rows:
+        silent = row["role"] == UNREACHABLE
+        if row["node"] in seen or (silent and row["node"] in counted):
+            continue
+        words = f"no answer ({row['client'] or 'address unknown'}); it does not vote" if silent else "it fell silent"
+        found = f"{words}: its clock, disk, limits and version were not looked at"
+        yield Finding("unseen", str(row["node"]), False, found, _NAME_IT)
+
+
+_NAME_IT = "start it, see its log, or name an address with --server under which it is reached from here"
 
 
 def check_clocks(answers: Sequence[Answer]) -> Iterator[Finding]:
@@ -208,7 +225,7 @@ def last_words(log_file: Path) -> str | None:
 def findings(rows: Sequence[Mapping[str, Any]], answers: Sequence[Answer]) -> list[Finding]:
     """All that can be said from the answers."""
     each: tuple[Callable[[Answer], Iterator[Finding]], ...] = (check_disk, check_files)
-    found = [*check_quorum(rows), *check_clocks(answers), *check_versions(answers)]
+    found = [*check_quorum(rows), *check_unseen(rows, answers), *check_clocks(answers), *check_versions(answers)]
     return found + [one for answer in answers for check in each for one in check(answer)]
 
 
@@ -223,7 +240,7 @@ def ask_all(addresses: Iterable[Address], *, timeout_s: float) -> list[Answer]:
             status = rollcall.ask(address, timeout_s=timeout_s)
             after = time.time_ns()
         except LanyingError:
-            return None  # the check of the quorum tells
+            return None  # `check_unseen` tells
         clock_ns = (status.get("health") or {}).get("clock_ns")
         clock_ms = None if clock_ns is None else (clock_ns - (before + after) / 2) / 1e6
         return Answer(status, clock_ms, (after - before) / 2e6)
@@ -234,8 +251,7 @@ def ask_all(addresses: Iterable[Address], *, timeout_s: float) -> list[Answer]:
 
 
 @click.command(cls=Verb)
-@directory_option(required=False, help="The cluster's directory, in place of --server: also looks at stopped nodes.")
-@server_option()
+@cluster_options("The cluster's directory, in place of --server: also looks at stopped nodes.")
 @timeout_option(rollcall.ANSWER_S, "How long a node may take to answer.")
 @format_option()
 def doctor(directory: Path | None, servers: tuple[Address, ...], timeout_s: float, form: str) -> int:
@@ -244,21 +260,18 @@ def doctor(directory: Path | None, servers: tuple[Address, ...], timeout_s: floa
     Exit 4 if there is something.
     """
     if directory is None:
-        rows = rollcall.roll_from(servers, timeout_s=timeout_s)
+        nodes = rollcall.nodes_of(servers, timeout_s=timeout_s)
     else:
         cluster = open_cluster(directory)
-        rows = rollcall.roll({member.node: member.client for member in cluster.members}, timeout_s=timeout_s)
-    addresses = [_address(row["client"]) for row in rows if row["role"] != UNREACHABLE]
-    found = findings(rows, ask_all(addresses, timeout_s=timeout_s))
+        nodes = {member.node: member.client for member in cluster.members}
+    rows = rollcall.roll(nodes, timeout_s=timeout_s)
+    # Where they answered, not where they say that they are: that need not be reached from here.
+    answering = {row["node"]: nodes[row["node"]] for row in rows if row["role"] != UNREACHABLE}
+    found = findings(rows, ask_all(filter(None, answering.values()), timeout_s=timeout_s))
     if directory is not None:
-        found += check_silent(cluster, [row["node"] for row in rows if row["role"] != UNREACHABLE])
+        found += check_silent(cluster, answering)
     _print(found, form)
     return output.OK if all(one.ok for one in found) else output.PROBLEM_FOUND
-
-
-def _address(text: str) -> Address:
-    host, _, port = text.rpartition(":")
-    return Address(host.strip("[]"), int(port))
 
 
 def _print(found: Sequence[Finding], form: str) -> None:

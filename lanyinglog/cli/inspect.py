@@ -10,7 +10,8 @@ import click
 
 from lanyinglog.cli import output, rollcall
 from lanyinglog.cli.directory import is_cluster, open_cluster
-from lanyinglog.cli.options import Verb, format_option, server_option, timeout_option
+from lanyinglog.cli.options import Verb, cluster_options, format_option, server_option, timeout_option
+from lanyinglog.cli.reach import connect
 from lanyinglog.config import Address
 from lanyinglog.errors import ConfigError
 
@@ -18,15 +19,19 @@ _TOPIC_COLUMNS = ("topic", "messages", "bytes", "last_seq", "last_time")
 
 
 @click.command(cls=Verb)
-@server_option()
+@cluster_options("The cluster's directory, in place of --server: as `cluster status`.")
 @timeout_option(rollcall.ANSWER_S, "How long a node may take to answer.")
 @format_option()
-def status(servers: tuple[Address, ...], timeout_s: float, form: str) -> int:
+def status(directory: Path | None, servers: tuple[Address, ...], timeout_s: float, form: str) -> int:
     """Show each node of the cluster: role, term, positions.
 
     Exit 3 without quorum; standard error says what is missing. A narrow terminal shows fewer columns.
     """
-    return rollcall.show(rollcall.roll_from(servers, timeout_s=timeout_s), form=form)
+    from lanyinglog.cli.cluster import rows_of
+
+    if directory is None:
+        return rollcall.show(rollcall.roll_from(servers, timeout_s=timeout_s), form=form)
+    return rollcall.show(rows_of(open_cluster(directory), timeout_s=timeout_s), form=form)
 
 
 @click.command(cls=Verb)
@@ -35,9 +40,7 @@ def status(servers: tuple[Address, ...], timeout_s: float, form: str) -> int:
 @format_option()
 def topics(servers: tuple[Address, ...], timeout_s: float, form: str) -> int:
     """List the topics by name, with messages, bytes and the newest seq of each."""
-    from lanyinglog import sync
-
-    with sync.connect(",".join(map(str, servers)), timeout=timeout_s) as client:
+    with connect(servers, timeout_s=timeout_s, form=form) as client:
         rows = [_topic_row(stat) for stat in client.topics()]
     output.print_rows(rows, _TOPIC_COLUMNS, form=form, empty="no topics yet", droppable=("last_seq", "bytes"))
     return output.OK

@@ -14,6 +14,7 @@ import click
 
 from lanyinglog.cli import output
 from lanyinglog.cli.options import Decorator, Verb, format_option, option, server_option, timeout_option
+from lanyinglog.cli.reach import connect
 from lanyinglog.config import Address
 from lanyinglog.errors import ConfigError
 
@@ -57,9 +58,7 @@ def log() -> None:
 @format_option()
 def info(servers: tuple[Address, ...], timeout_s: float, form: str) -> int:
     """Show what the log keeps and what it has, as its leader sees it."""
-    from lanyinglog import sync
-
-    with sync.connect(",".join(map(str, servers)), timeout=timeout_s) as client:
+    with connect(servers, timeout_s=timeout_s, form=form) as client:
         _print(client.log_info(), form)
     return output.OK
 
@@ -87,10 +86,8 @@ def set_limits(servers: tuple[Address, ...], timeout_s: float, form: str, **limi
 
     What a limit excludes is given up at once and for good.
     """
-    from lanyinglog import sync
-
     changes = _changes(limits)
-    with sync.connect(",".join(map(str, servers)), timeout=timeout_s) as client:
+    with connect(servers, timeout_s=timeout_s, form=form) as client:
         _print(client.set_retention(**changes), form)
     return output.OK
 
@@ -106,9 +103,7 @@ def purge(filter: str, yes: bool, servers: tuple[Address, ...], timeout_s: float
 
     Other topics and the numbers of all messages stay as they are. The space comes back when retention trims that far.
     """
-    from lanyinglog import sync
-
-    with sync.connect(",".join(map(str, servers)), timeout=timeout_s) as client:
+    with connect(servers, timeout_s=timeout_s, form=form) as client:
         stats = client.topics(filter)
         messages = sum(stat.messages for stat in stats)
         if not yes:

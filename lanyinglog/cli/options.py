@@ -1,16 +1,22 @@
 """The options that verbs share, each of which can be set in the environment, and the verb that knows how errors end.
 
-``--some-option`` is ``LANYINGLOG_SOME_OPTION`` for every verb that has it. Options of ``node`` differ in how, not in
-what: `lanyinglog.config` reads their variables, for it has to put a file's settings below them.
+``--some-option`` is ``LANYINGLOG_SOME_OPTION`` for every verb that has it, but for those that docs/cli.md names.
+Options of ``node`` differ in how, not in what: `lanyinglog.config` reads their variables, for it has to put a file's
+settings below them.
+
+Options that exclude each other, above all ``--server`` and ``--dir``: `applies` says which of them a verb goes by. A
+flag beats a variable. Two of a kind are an error, for a guess could take the wrong cluster.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from lanyinglog.cli.output import OK, exit_code, give_up_stdout, print_error
 from lanyinglog.config import CLIENT_LISTEN, CLIENT_PORT, ENVIRONMENT_PREFIX, Address, parse_addresses
@@ -58,8 +64,61 @@ def option(name: str, *others: str, **settings: Any) -> Decorator[Any]:
     return click.option(name, *others, envvar=variable, **settings)
 
 
+def applies(context: click.Context, *names: str) -> str | None:
+    """Which of the parameters ``names``, that exclude each other, was given; None if none was.
+
+    A flag beats a variable. `ConfigError` for two flags, and for two variables without a flag.
+    """
+    for source in (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT):
+        given = [name for name in names if context.get_parameter_source(name) is source]
+        if len(given) > 1:
+            known = {one.name: one for one in context.command.params if isinstance(one, click.Option)}
+            if source is ParameterSource.COMMANDLINE:
+                raise ConfigError(f"{' and '.join(known[name].opts[0] for name in given)} exclude each other")
+            variables = " and ".join(str(known[name].envvar) for name in given)
+            flags = " or ".join(known[name].opts[0] for name in given)
+            raise ConfigError(f"{variables} exclude each other, and both are set: unset one, or give {flags}")
+        if given:
+            return given[0]
+    return None
+
+
+def cluster_options(directory_help: str) -> Decorator[Any]:
+    """``--server`` and ``--dir``, given to the verb as ``servers`` and ``directory``; None if that does not apply."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def verb(*, directory: Path | None, **rest: Any) -> Any:
+            by_directory = applies(click.get_current_context(), "directory", "servers") == "directory"
+            return function(directory=directory if by_directory else None, **rest)
+
+        decorated: Callable[..., Any] = _server_option()(directory_option(required=False, help=directory_help)(verb))
+        return decorated
+
+    return decorate
+
+
 def server_option() -> Decorator[Any]:
-    """``--server``: one or more client addresses, given to the verb as ``servers``."""
+    """``--server`` and ``--dir`` for a verb that needs no more than client addresses: given to it as ``servers``."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def verb(*, directory: Path | None, servers: tuple[Address, ...], **rest: Any) -> Any:
+            return function(servers=servers if directory is None else _servers_in(directory), **rest)
+
+        decorated: Callable[..., Any] = cluster_options("The cluster's directory: all its nodes, for --server.")(verb)
+        return decorated
+
+    return decorate
+
+
+def _servers_in(directory: Path) -> tuple[Address, ...]:
+    from lanyinglog.cli.directory import open_cluster
+
+    return tuple(member.client for member in open_cluster(directory).members)
+
+
+def _server_option() -> Decorator[Any]:
     return option(
         "--server",
         "servers",

@@ -19,6 +19,7 @@ import click
 
 from lanyinglog.cli import output
 from lanyinglog.cli.options import Verb, format_option, option, server_option, timeout_option
+from lanyinglog.cli.reach import connect
 from lanyinglog.compression import CODECS
 from lanyinglog.config import Address
 from lanyinglog.errors import BadBatch
@@ -75,10 +76,8 @@ def publish(
     """
     if (text is None) == (file is None):
         raise click.UsageError("give either a TEXT or a --file (- is standard input)")
-    from lanyinglog import sync
-
     key_bytes = None if key is None else os.fsencode(key)
-    with sync.connect(list(servers), timeout=timeout_s) as client:
+    with connect(servers, timeout_s=timeout_s, form=form) as client:
         if file is None:
             assert text is not None
             return _publish_one(client, topic, os.fsencode(text), key=key_bytes, headers=headers, form=form)

@@ -20,31 +20,39 @@ def majority(nodes: int) -> int:
 
 def has_quorum(rows: Sequence[Row]) -> bool:
     """Whether the cluster takes writes, by what its nodes say: one leads, and a majority is in its term."""
-    voting = _voting(rows)
-    return _in_newest_term(voting) >= majority(len(voting))
+    voters = voting(rows)
+    return _in_newest_term(voters) >= majority(len(voters))
 
 
-def _voting(rows: Sequence[Row]) -> list[Row]:
-    """Without learners, and who is no member: whoever is silent counts as one that votes, unless the leader knows
-    better."""
-    members: Mapping[str, str] = next((row.get("members") or {} for row in rows if row["role"] == "leader"), {})
-    return [
-        row
-        for row in rows
-        if row["role"] not in ("learner", "stranger") and members.get(row.get("node", "")) != "learner"
-    ]
+def voting(rows: Sequence[Row]) -> list[Row]:
+    """Without learners, and who is no member. As long as nobody tells who belongs, whoever is silent counts as one that
+    votes."""
+    members = _members(rows)
+    if members:
+        return [row for row in rows if members.get(row["node"]) == "voter"]
+    return [row for row in rows if row["role"] not in ("learner", "stranger")]
+
+
+def _members(rows: Sequence[Row]) -> Mapping[str, str]:
+    """Node -> voter or learner, by whoever knows best: the newest term, there the leader, else the furthest."""
+    telling = [row for row in rows if row.get("members") and row["role"] != "stranger"]
+    if not telling:
+        return {}
+    best = max(telling, key=lambda row: (row["term"], row["role"] == "leader", row.get("commit") or 0))
+    members: Mapping[str, str] = best["members"]
+    return members
 
 
 def remarks(rows: Sequence[Row]) -> list[str]:
     """Sentences for whoever runs the cluster, the worst first; none if all is well."""
-    voting = _voting(rows)
-    found = [] if has_quorum(rows) else [_without_quorum(voting)]
-    silent = _silent(voting)
+    voters = voting(rows)
+    found = [] if has_quorum(rows) else [_without_quorum(voters)]
+    silent = _silent(voters)
     if not found and silent:
-        spare = len(voting) - len(silent) - majority(len(voting))
+        spare = len(voters) - len(silent) - majority(len(voters))
         left = f"{spare} more may fail" if spare else "no other may fail"
-        answering = len(voting) - len(silent)
-        found.append(f"{_listed(silent)}: no answer; {answering} of {len(voting)} nodes answer, {left}")
+        answering = len(voters) - len(silent)
+        found.append(f"{_listed(silent)}: no answer; {answering} of {len(voters)} nodes answer, {left}")
     found += [
         f"{row['node']}: its disk is full; {_FULL_LEADER if row['role'] == 'leader' else _FULL_FOLLOWER}"
         for row in rows
@@ -66,6 +74,7 @@ def _without_quorum(rows: Sequence[Row]) -> str:
         return (
             f"no quorum, no message is taken: {answering} of {len(rows)} nodes answer and {needed} are needed."
             f" No answer from {_listed(silent)}. Start {more} of them, or restore the network to {_them(more)}"
+            f"{_unless(rows)}"
         )
     apart = _apart(rows)
     if apart:
@@ -75,6 +84,13 @@ def _without_quorum(rows: Sequence[Row]) -> str:
     else:
         why = "None leads yet: an election takes a second or two. Ask again, then look at the nodes' logs"
     return f"no quorum, no message is taken, though {answering} of {len(rows)} nodes answer. {why}"
+
+
+def _unless(rows: Sequence[Row]) -> str:
+    """Who leads hears a majority, or did a moment ago: perhaps those that are silent are only not reached from here."""
+    if any(row["role"] == "leader" for row in rows):
+        return "; as a node leads, they may run: name addresses with --server under which they are reached from here"
+    return ""
 
 
 def _in_newest_term(rows: Sequence[Row]) -> int:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from lanyinglog.cli import output
 from lanyinglog.cli.quorum import UNREACHABLE, has_quorum, remarks
+from lanyinglog.cli.reach import advice_for
 from lanyinglog.config import Address, parse_address
 from lanyinglog.errors import LanyingError, Unavailable
 from lanyinglog.wire.connection import Connection, Role
@@ -70,19 +71,23 @@ def _ask_or_none(address: Address | None, timeout_s: float) -> dict[str, Any] | 
 # ------------------------------------------------------------------------------------------------------- all of them
 def roll(nodes: Mapping[str, Address | None], *, timeout_s: float = ANSWER_S) -> list[dict[str, Any]]:
     """One row for each of ``nodes``, in their order: `COLUMNS`, ``storage_full``, ``first_seq``, ``file_bytes``,
-    ``catch_up``, and ``unconnected``, the peers it has no link to. One that does not answer, or another node that
-    answers in its place, is ``unreachable``, and all that only it could tell is None."""
+    ``catch_up``, ``unconnected``, the peers it has no link to, and ``members``, which `told` leaves out. One that does
+    not answer, or another node that answers in its place, is ``unreachable``, and all that only it could tell is
+    None."""
     replies = _ask_all(list(nodes.values()), timeout_s)
     rows = []
     for (node, address), reply in zip(nodes.items(), replies, strict=True):
         if reply is None or reply.get("node") != node:
             reply = {"node": node, "client": None if address is None else str(address), "role": UNREACHABLE}
         row = {column: reply.get(column) for column in COLUMNS}
-        row |= {key: reply.get(key) for key in ("storage_full", "first_seq", "file_bytes", "catch_up")}
-        peers = reply.get("peers")
-        row["unconnected"] = peers and sorted(name for name, peer in peers.items() if not peer.get("connected"))
+        row |= {key: reply.get(key) for key in ("storage_full", "first_seq", "file_bytes", "catch_up", "members")}
+        row["unconnected"] = _unconnected(reply.get("peers"))
         rows.append(row)
     return with_lag(rows)
+
+
+def _unconnected(peers: Mapping[str, Mapping[str, Any]] | None) -> list[str] | None:
+    return None if peers is None else sorted(name for name, peer in peers.items() if not peer.get("connected"))
 
 
 def _ask_all(addresses: Sequence[Address | None], timeout_s: float) -> list[dict[str, Any] | None]:
@@ -92,6 +97,13 @@ def _ask_all(addresses: Sequence[Address | None], timeout_s: float) -> list[dict
 
 def roll_from(servers: Sequence[Address], *, timeout_s: float = ANSWER_S) -> list[dict[str, Any]]:
     """One row for each member of the cluster that ``servers`` belong to, by name. `Unavailable` if none answers."""
+    return roll(nodes_of(servers, timeout_s=timeout_s), timeout_s=timeout_s)
+
+
+def nodes_of(servers: Sequence[Address], *, timeout_s: float = ANSWER_S) -> dict[str, Address | None]:
+    """The members of the cluster that ``servers`` belong to, by name, and where each can be asked: under the address
+    that the caller named, if it answered there, else under the one that the others tell. `Unavailable` if none
+    answers."""
     nodes: dict[str, Address | None] = {}
     for address, reply in zip(servers, _ask_all(servers, timeout_s), strict=True):
         if reply is not None:
@@ -100,8 +112,10 @@ def roll_from(servers: Sequence[Address], *, timeout_s: float = ANSWER_S) -> lis
                 if nodes.get(name) is None:
                     nodes[name] = parse_address("client", peer["client"]) if peer.get("client") else None
     if not nodes:
-        raise Unavailable(f"no node answers at {', '.join(map(str, servers))} within {timeout_s:g} s")
-    return roll(dict(sorted(nodes.items())), timeout_s=timeout_s)
+        silent = Unavailable(f"no node answers at {', '.join(map(str, servers))} within {timeout_s:g} s")
+        silent.advice = advice_for(servers)
+        raise silent
+    return dict(sorted(nodes.items()))
 
 
 def with_lag(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -112,9 +126,14 @@ def with_lag(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
+def told(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """``rows`` as they are printed: what `quorum` alone needs is not in them."""
+    return [{key: value for key, value in row.items() if key != "members"} for row in rows]
+
+
 def show(rows: list[dict[str, Any]], *, form: str) -> int:
     """Prints ``rows``, and what is wrong with the cluster in words on standard error; the exit code."""
-    output.print_rows(rows, COLUMNS, form=form, empty="", droppable=DROPPABLE)
+    output.print_rows(told(rows), COLUMNS, form=form, empty="", droppable=DROPPABLE)
     for remark in remarks(rows):
         output.note(f"lanyinglog: {remark}")
     return output.OK if has_quorum(rows) else output.NO_QUORUM

@@ -19,6 +19,7 @@ import click
 from lanyinglog.cli import output
 from lanyinglog.cli.options import Verb, format_option, option, server_option, timeout_option
 from lanyinglog.cli.positions import parse_start
+from lanyinglog.cli.reach import connect
 from lanyinglog.config import Address
 from lanyinglog.record import Message
 
@@ -55,12 +56,10 @@ def subscribe(
 
     TIME is ISO-8601, nanoseconds, or a time ago such as -5m. A node that goes away is replaced by another one.
     """
-    from lanyinglog import sync
-
     place = parse_start(start, now_ns=time.time_ns())
     write = _writer(form)
     with (
-        sync.connect(list(servers), timeout=timeout_s) as client,
+        connect(servers, timeout_s=timeout_s, form=form) as client,
         client.subscribe(
             list(filters),
             start=place.word or place.seq or "first",

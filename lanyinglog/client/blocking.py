@@ -81,6 +81,11 @@ class Client:
     ) -> None:
         self.close()
 
+    @property
+    def unanswered(self) -> str | None:
+        """Why no server has answered so far: empty before the first was tried, None once one has."""
+        return self._client.unanswered
+
     def close(self) -> None:
         """End all that is open at once. What was not acknowledged fails; it may be stored all the same."""
         self._loop.close()

@@ -108,6 +108,11 @@ class Client:
     ) -> None:
         await self._shared.aclose()  # no flush: whoever published waits for it himself, or has given up
 
+    @property
+    def unanswered(self) -> str | None:
+        """Why no server has answered so far: empty before the first was tried, None once one has."""
+        return self._servers.unanswered
+
     def _note_ack(self, ack: service.Ack) -> None:
         self._newest_acked = max(self._newest_acked, ack.first_seq + ack.count - 1)
 

@@ -38,6 +38,8 @@ class Servers:
         self.leader: Address | None = None
         """Who led when last seen; None if there is reason to doubt it."""
         self.last_problem = "no server was tried yet"
+        self.unanswered: str | None = ""
+        """Why no server has answered so far: empty before the first was tried, None once one has."""
         self._strangers: dict[Address, UnsupportedVersion] = {}  # servers that speak another version
 
     def learn(self, text: str | None) -> Address | None:
@@ -73,14 +75,18 @@ class Servers:
             link = await Link.open(address, self.timing, self._tls)
         except LinkLost as error:
             self.last_problem = str(error)
+            if self.unanswered is not None:
+                self.unanswered = self.last_problem
             self._strangers.pop(address, None)
             return None
         except UnsupportedVersion as error:
+            self.unanswered = None
             self.last_problem = f"{address}: {error.message}"
             self._strangers[address] = error
             if self._strangers.keys() >= set(self.addresses):
                 raise UnsupportedVersion(self.last_problem) from error
             return None
+        self.unanswered = None
         self._strangers.pop(address, None)
         self.learn(link.welcome.leader_client)
         return link

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from real_programs import Cluster, run
+from speaking_nodes import speaking_nodes
 
 import lanyinglog
 from lanyinglog.cli.doctor import Answer, Finding, findings, last_words
@@ -116,3 +117,28 @@ def test_the_doctor_of_a_real_cluster(tmp_path: Path) -> None:
 def test_nobody_to_ask_is_no_diagnosis() -> None:
     refused = run("doctor", "--server", f"127.0.0.1:{free_port(nodes=1)}")
     assert refused.code == 3
+
+
+def test_a_node_is_asked_where_it_answered_not_where_it_says_that_it_is() -> None:
+    with speaking_nodes("n1", "n2", "n3") as servers:
+        told = run("doctor", "--server", servers)
+        status = run("status", "--server", servers)
+    assert {row["node"] for row in told.rows if row["check"] == "disk room"} == {"n1", "n2", "n3"}
+    assert [row for row in told.rows if row["check"] == "unseen"] == []
+    assert (status.code, status.err) == (0, "")
+
+
+def test_a_node_that_could_not_be_looked_at_is_a_problem() -> None:
+    answers = {"n2": 2}  # to who it is, and to how it is; then no more
+    with speaking_nodes("n1", "n2", "n3", answers=answers) as servers:
+        told = run("doctor", "--server", servers, "--timeout", "1")
+    assert told.code == 4
+    assert [row["node"] for row in told.rows if row["check"] == "unseen" and not row["ok"]] == ["n2"]
+
+
+def test_a_silent_learner_is_a_problem_of_its_own() -> None:
+    members = {"n1": "voter", "n2": "learner"}
+    rows = [{**_rows("leader")[0], "members": members}, _rows("leader", "unreachable")[1]]
+    found = [one for one in findings(rows, [_answer(1)]) if not one.ok]
+    assert [(one.check, one.node) for one in found] == [("unseen", "n2")]
+    assert "does not vote" in found[0].found

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
 from real_programs import Cluster, run
 
+from lanyinglog.cli.directory import add_member, open_cluster
 from lanyinglog.cli.processes import free_port
 
 
@@ -41,6 +43,54 @@ def test_a_cluster_grows_is_left_by_its_leader_and_keeps_every_line(single: Clus
     assert read.out == lines
     assert "join" not in (single.directory / "n3" / "node.toml").read_text()
     assert change(single, "add") == {"n2": "voter", "n3": "voter", "n4": "voter"}, "a name is not used again"
+
+
+def test_a_learner_that_nobody_reaches_counts_for_nothing(single: Cluster):
+    (alone,) = single.status().rows
+    assert alone["unconnected"] == []
+    peer = f"127.0.0.1:{single.port + 1}"
+    added = run("cluster", "add", "n2", "--peer", peer, "--server", single.server, "--timeout", "1")
+    assert added.code == 3, added.err
+    for words in (
+        "n2 is a learner",
+        "the leader can't reach it",
+        "its own log",
+        f"cluster remove n2 --server {single.server}",
+    ):
+        assert words in added.err
+    status = run("status", "--server", single.server)
+    assert [(row["node"], row["role"]) for row in status.rows] == [("n1", "leader"), ("n2", "unreachable")]
+    assert status.rows[0]["unconnected"] == ["n2"] and "members" not in status.rows[0]
+    assert (status.code, status.err) == (0, "")
+    told = {row["check"]: row for row in run("doctor", "--server", single.server).rows if row["node"] is None}
+    assert told["quorum"]["ok"], told
+    removed = run("cluster", "remove", "n2", "--server", single.server)
+    assert [row["node"] for row in removed.rows] == ["n1"], removed.err
+    again = run("cluster", "add", "n2", "--peer", peer, "--server", single.server)
+    assert again.code == 1 and "needs a new name" in again.err
+
+
+def test_nothing_is_begun_where_nobody_leads(single: Cluster):
+    directory = str(single.directory)
+    assert single.stop().code == 0
+    before = (single.directory / "cluster.json").read_text()
+    refused = run("cluster", "add", "--dir", directory)
+    assert refused.code == 3 and "nothing was begun" in refused.err
+    assert f"lanyinglog cluster start --dir {directory}" in refused.err
+    assert (single.directory / "cluster.json").read_text() == before
+    assert not (single.directory / "n2").exists()
+    told = run("cluster", "add", "n2", "--peer", "127.0.0.1:1", "--server", single.server, "--format", "json")
+    error = json.loads(told.err)
+    assert (told.code, error["outcome"]) == (3, "definite") and "nothing was begun" in error["message"]
+
+
+def test_an_addition_that_was_broken_off_can_be_taken_back(single: Cluster):
+    add_member(open_cluster(single.directory))  # as far as a call came
+    assert change(single, "remove", "n2") == {"n1": "voter"}
+    assert [member.node for member in open_cluster(single.directory).members] == ["n1"]
+    assert change(single, "add") == {"n1": "voter", "n3": "voter"}
+    stranger = run("cluster", "remove", "n7", "--dir", str(single.directory))
+    assert stranger.code == 1 and "n7 is no member" in stranger.err
 
 
 def test_what_cant_be_changed_is_refused_in_words(single: Cluster):

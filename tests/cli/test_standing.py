@@ -49,6 +49,7 @@ def test_what_is_wider_than_the_terminal_is_not_cut_off(
     assert "t" * 120 in capsys.readouterr().out
 
 
+_MEMBERS = {"n1": "voter", "n2": "voter", "n3": "voter", "n4": "learner"}
 CASES = {
     "all well": (_rows("leader", "follower", "follower"), True, []),
     "one silent of three": (_rows("leader", "follower", "unreachable"), True, ["n3 (127.0.0.1:7422)", "no other may"]),
@@ -60,9 +61,19 @@ CASES = {
         _rows("candidate", "unreachable", "unreachable", "learner", "learner"), False, ["1 of 3 nodes answer"]),
     "nor a silent one of which the leader knows": (
         [_row(1, "leader", members={"n1": "voter", "n2": "learner"}), _row(2, "unreachable")], True, []),
+    "nor as the others know it, when none leads": (
+        [_row(1, "follower", members=_MEMBERS), _row(2, "unreachable"), _row(3, "unreachable"),
+         _row(4, "unreachable")], False, ["1 of 3 nodes answer and 2 are needed"]),
+    "nor who is no member yet": (
+        [_row(1, "leader", members={"n1": "voter"}), _row(2, "unreachable")], True, []),
+    "an old leader's members do not count": (
+        [_row(1, "leader", 6, members={"n1": "voter", "n2": "voter"}), _row(2, "leader", 7, members={"n2": "voter"})],
+        True, []),
     "two silent of three": (
         _rows("candidate", "unreachable", "unreachable"), False,
         ["1 of 3 nodes answer and 2 are needed", "n2 (127.0.0.1:7421), n3 (127.0.0.1:7422)", "Start 1 of them"]),
+    "two not reached from here": (
+        _rows("leader", "unreachable", "unreachable"), False, ["1 of 3 nodes answer", "as a node leads, they may run"]),
     "all silent": (_rows("unreachable", "unreachable", "unreachable"), False, ["0 of 3", "Start 2 of them"]),
     "none leads": (_rows("follower", "follower", "unreachable"), False, ["2 of 3 nodes answer", "None leads"]),
     "apart": (
