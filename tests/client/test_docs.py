@@ -14,10 +14,11 @@ from client.loopback import Loopback
 
 import lanyinglog
 import lanyinglog.sync
-from lanyinglog import errors
+from lanyinglog import errors, record
 from lanyinglog.client.client import Client
 
-PAGE = (Path(__file__).parents[2] / "docs" / "client.md").read_text()
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = (DOCS / "client.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 
 
@@ -72,6 +73,11 @@ def test_the_table_of_settings_is_true() -> None:
         words = text.strip("`").split()
         value: Any = None if words[0] == "None" else float(words[0]) * (units.get(words[-1], 1))
         assert parameters[name].default == value, name
+
+
+@pytest.mark.parametrize("page", ["client.md", "cli.md"])
+def test_the_largest_message_is_named(page: str) -> None:
+    assert f"{record.MESSAGE_BYTES_MAX:,} bytes" in (DOCS / page).read_text()
 
 
 def test_the_calls_of_the_table_exist() -> None:
