@@ -8,6 +8,7 @@ code    meaning
 2       wrong usage: an option, a topic, a setting
 3       the cluster can't be reached, has no quorum, or did not say how it ended
 4       a check found a problem
+5       standard output could not be written; what was asked for may be done
 130     interrupted with Ctrl-C
 ======  ==============================================================================================
 
@@ -23,7 +24,7 @@ from importlib import import_module
 import click
 
 import lanyinglog
-from lanyinglog.cli.output import give_up_stdout, write_stdout_whole
+from lanyinglog.cli import output, streams
 
 VERBS = {
     "demo": ("lanyinglog.cli.demo:demo", "See the promises hold: a cluster, real lines, a kill, a subscriber."),
@@ -81,23 +82,32 @@ def program() -> None:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line ``arguments`` (default: this process's) and returns the exit code."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        code = program.main(
-            args=None if arguments is None else list(arguments), prog_name="lanyinglog", standalone_mode=False
-        )
+        code = _run(arguments)
         sys.stdout.flush()
+    except streams.ReaderGone:
+        streams.give_up_stdout()
+        return output.OK
+    except streams.OutputLost as error:
+        streams.give_up_stdout()
+        output.print_error(error, form="auto")
+        return output.OUTPUT_LOST
+    return code
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        code = program.main(args=arguments, prog_name="lanyinglog", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        return 130
-    except BrokenPipeError:
-        give_up_stdout()
-        return 0
-    return code if isinstance(code, int) else 0
+        return output.INTERRUPTED
+    return code if isinstance(code, int) else output.OK
 
 
 def main() -> None:
     """The console script."""
-    write_stdout_whole()
+    streams.prepare()
     sys.exit(run())

@@ -7,9 +7,7 @@ and ``outcome`` are the wire's words (`lanyinglog.errors`).
 
 from __future__ import annotations
 
-import io
 import json
-import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -22,6 +20,8 @@ FAILED = 1
 USAGE = 2
 NO_QUORUM = 3
 PROBLEM_FOUND = 4
+OUTPUT_LOST = 5
+INTERRUPTED = 130
 
 Row = Mapping[str, Any]
 
@@ -139,24 +139,6 @@ def print_error(error: LanyingError, *, form: str) -> None:
         return
     advice = "" if isinstance(error, ConfigError | BadRequest) else f"\n  advice: {error.advice}"
     sys.stderr.write(f"lanyinglog: {error.message}{advice}\n")
-
-
-def write_stdout_whole() -> None:
-    """From here on a write to standard output is whole, or an error.
-
-    With PYTHONUNBUFFERED, as in many containers, standard output is the bare file, whose ``write`` may stop half way
-    without a word: at a disk that is full, at a reader that has gone."""
-    bare = sys.stdout
-    if isinstance(bare, io.TextIOWrapper) and isinstance(bare.buffer, io.RawIOBase):
-        whole = io.BufferedWriter(io.FileIO(bare.fileno(), "w", closefd=False))
-        sys.stdout = io.TextIOWrapper(whole, encoding=bare.encoding, errors=bare.errors, line_buffering=True)
-
-
-def give_up_stdout() -> None:
-    """Lets the interpreter's own flush at exit go nowhere: who read our output, as ``head`` does, has enough."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
 
 
 def note(text: str) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lanyinglog.cli import output
+from lanyinglog.cli import output, streams
 from lanyinglog.cli.options import Verb, format_option, option, server_option, timeout_option
 from lanyinglog.compression import CODECS
 from lanyinglog.config import Address
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 BLOCK_BYTES = 1 << 20
 """Read at a time; from a pipe, what there is."""
-_STDIN = Path("-")
+_DASH = Path("-")
 
 
 def _parse_headers(_ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> dict[str, str]:
@@ -108,6 +108,11 @@ def _publish_one(
 def _publish_lines(publisher: Publisher, send: Callable[[list[bytes]], None], file: Path, *, form: str) -> int:
     """Whatever ends it, the output says how much is acknowledged."""
     began = time.monotonic()
+
+    def tell_ending() -> None:
+        seconds = time.monotonic() - began
+        _print_ending(publisher.acknowledged, publisher.first_seq, publisher.last_seq, seconds, form=form)
+
     try:
         with _progress(publisher, file) as tell, publisher:
             for lines, read_bytes in read_lines(file):
@@ -115,9 +120,13 @@ def _publish_lines(publisher: Publisher, send: Callable[[list[bytes]], None], fi
                 tell(read_bytes)
             publisher.flush()
             tell(0)
-    finally:
-        seconds = time.monotonic() - began
-        _print_ending(publisher.acknowledged, publisher.first_seq, publisher.last_seq, seconds, form=form)
+    except BaseException:
+        try:
+            tell_ending()
+        except (streams.OutputLost, streams.ReaderGone):
+            streams.give_up_stdout()  # what went wrong before counts more
+        raise
+    tell_ending()
     return output.OK
 
 
@@ -126,7 +135,7 @@ def read_lines(file: Path) -> Iterator[tuple[list[bytes], int]]:
 
     Raises `BadBatch` for a line that no batch can hold: memory is not the place to look for its end.
     """
-    descriptor = sys.stdin.fileno() if file == _STDIN else os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = streams.STDIN if file == _DASH else os.open(file, os.O_RDONLY | os.O_CLOEXEC)
     rest: list[bytes] = []  # pieces of a line whose end has not come
     rest_bytes = number = 0
     try:
@@ -144,24 +153,22 @@ def read_lines(file: Path) -> Iterator[tuple[list[bytes], int]]:
         if rest_bytes:
             yield [b"".join(rest)], 0
     finally:
-        if file != _STDIN:
+        if file != _DASH:
             os.close(descriptor)
 
 
 def _print_ending(acknowledged: int, first_seq: int | None, last_seq: int | None, seconds: float, *, form: str) -> None:
-    if not output.is_table(form):
-        output.print_json(
-            {
-                "acknowledged": acknowledged,
-                "first_seq": first_seq,
-                "last_seq": last_seq,
-                "seconds": round(seconds, 6),
-            }
-        )
-        return
     place = "" if last_seq is None else f", seq {first_seq:,}" + ("" if last_seq == first_seq else f" to {last_seq:,}")
-    rate = f", {acknowledged / seconds:,.0f}/s" if acknowledged > 1 and seconds > 0 else ""
-    click.echo(f"{acknowledged:,} acknowledged{place}, in {seconds:.3g} s{rate}")
+    told = f"{acknowledged:,} acknowledged{place}"
+    row = {"acknowledged": acknowledged, "first_seq": first_seq, "last_seq": last_seq, "seconds": round(seconds, 6)}
+    try:
+        if output.is_table(form):
+            rate = f", {acknowledged / seconds:,.0f}/s" if acknowledged > 1 and seconds > 0 else ""
+            click.echo(f"{told}, in {seconds:.3g} s{rate}")
+        else:
+            output.print_json(row)
+    except streams.OutputLost as error:
+        raise streams.OutputLost(f"{error.message}; {told}") from error
 
 
 @contextmanager
@@ -173,7 +180,7 @@ def _progress(publisher: Publisher, file: Path) -> Iterator[Callable[[int], None
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-    total = None if file == _STDIN else file.stat().st_size or None
+    total = None if file == _DASH else file.stat().st_size or None
     columns: list[Any] = [
         BarColumn(),
         DownloadColumn(),
