@@ -19,6 +19,7 @@ import click
 from lanyinglog.cli import output
 from lanyinglog.cli.options import Verb, format_option, option, server_option, timeout_option
 from lanyinglog.cli.positions import parse_start
+from lanyinglog.cli.streams import reader_watched
 from lanyinglog.config import Address
 from lanyinglog.record import Message
 
@@ -61,6 +62,7 @@ def subscribe(
     write = _writer(form)
     with (
         sync.connect(list(servers), timeout=timeout_s) as client,
+        reader_watched(),
         client.subscribe(
             list(filters),
             start=place.word or place.seq or "first",

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+import socket
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from real_programs import Cluster, Result, run
+
+from lanyinglog.cli.processes import free_port
 
 PROGRAM = f"{sys.executable} -m lanyinglog"
 
@@ -80,3 +87,55 @@ def test_the_reader_of_the_help_may_go_away() -> None:
         process.stdout.close()
         assert process.wait(30) == 0
         assert process.stderr.read() == b""
+
+
+# ------------------------------------------------------------------------------------------------ who waits for news
+def follow(topic: str, server: str, **streams: Any) -> subprocess.Popen[bytes]:
+    command = [*PROGRAM.split(), "subscribe", topic, "--from", "first", "--server", server, "--format", "raw"]
+    return subprocess.Popen(command, **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams})
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket"])
+def test_a_follower_ends_when_its_reader_goes_though_nothing_comes(cluster: Cluster, kind: str) -> None:
+    run("publish", "quiet", "one", "--server", cluster.server)
+    reading, writing = os.pipe() if kind == "pipe" else map(socket.socket.detach, socket.socketpair())
+    with os.fdopen(reading, "rb") as ours, follow("quiet", cluster.server, stdout=writing) as process:
+        try:
+            os.close(writing)
+            assert ours.readline() == b"one\n"
+            ours.close()
+            assert process.stderr is not None
+            assert process.wait(30) == 0
+            assert process.stderr.read() == b""
+        finally:
+            process.kill()
+
+
+def test_a_broken_connection_of_its_own_does_not_end_a_follower(cluster: Cluster) -> None:
+    run("publish", "broken", "one", "--server", cluster.server)
+    with follow("broken", cluster.server) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"one\n"
+            process.send_signal(signal.SIGPIPE)  # what the system says when a socket breaks
+            run("publish", "broken", "two", "--server", cluster.server)
+            assert process.stdout.readline() == b"two\n"
+        finally:
+            process.kill()
+
+
+def test_dev_ends_when_its_reader_goes_though_nothing_happens() -> None:
+    port = free_port(nodes=1)
+    command = [*PROGRAM.split(), "dev", "--nodes", "1", "--port", str(port), "--format", "json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True) as process:
+        try:
+            assert process.stdout is not None and process.stderr is not None
+            while json.loads(process.stdout.readline())["event"] != "ready":
+                pass
+            process.stdout.close()
+            assert process.wait(30) == 0
+            assert process.stderr.read() == b""
+        finally:
+            process.kill()
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", port)) != 0
