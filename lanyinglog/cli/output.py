@@ -2,7 +2,7 @@
 
 ``--format auto`` decides by whether standard output is a terminal. Errors go to standard error, as a sentence, or as
 one JSON object when ``--format json`` was asked for: ``{"error", "outcome", "message", "advice"}``, where ``error``
-and ``outcome`` are the wire's words (`lanyinglog.errors`).
+and ``outcome`` are the wire's words (`lanyinglog.errors`), but for ``usage``, a command line that makes no sense.
 """
 
 from __future__ import annotations
@@ -139,6 +139,15 @@ def print_error(error: LanyingError, *, form: str) -> None:
         return
     advice = "" if isinstance(error, ConfigError | BadRequest) else f"\n  advice: {error.advice}"
     sys.stderr.write(f"lanyinglog: {error.message}{advice}\n")
+
+
+def print_wrong_usage(message: str, usage: str, *, form: str) -> None:
+    """A command line that makes no sense, on standard error, and how it may look."""
+    if form == "json":
+        row = {"error": "usage", "outcome": "definite", "message": message, "advice": f"usage: {usage}"}
+        sys.stderr.write(json.dumps(row, ensure_ascii=False) + "\n")
+        return
+    sys.stderr.write(f"lanyinglog: {message}\n  usage: {usage}  (more with --help)\n")
 
 
 def note(text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import subprocess
@@ -136,6 +137,41 @@ def test_an_error_has_its_code_and_its_words(cluster: Cluster, arguments: list[s
     assert done.code == code, done
     assert words in done.err
     assert "Traceback" not in done.err
+
+
+USAGE = {
+    "a bad header": ["publish", "a", "x", "--header", "bad"],
+    "no such file": ["publish", "a", "--file", "/does/not/exist"],
+    "no such option": ["publish", "a", "x", "--nonsense"],
+    "nothing to subscribe to": ["subscribe"],
+    "no such verb": ["nonsense"],
+    "no such verb of a group": ["log", "nonsense"],
+}
+
+
+@pytest.mark.parametrize("arguments", USAGE.values(), ids=USAGE)
+def test_wrong_usage_is_one_line_for_programs_and_a_sentence_for_people(arguments: list[str]) -> None:
+    asked = [
+        run(*arguments, "--format", "json"), run(*arguments, "--format=json"), run("--format", "json", *arguments),
+        run(*arguments, environment={"LANYINGLOG_FORMAT": "json"}),
+    ]  # fmt: skip
+    for done in asked:
+        assert done.code == 2
+        (line,) = done.err.splitlines()
+        told = json.loads(line)
+        assert set(told) == {"error", "outcome", "message", "advice"}
+        assert (told["error"], told["outcome"]) == ("usage", "definite")
+    done = run(*arguments)
+    assert done.code == 2
+    first, second = done.err.splitlines()
+    assert first.startswith("lanyinglog: ") and second.startswith("  usage: lanyinglog ")
+
+
+@pytest.mark.parametrize("more", [["--format", "raw"], ["--format"], ["--", "--format", "json"]], ids=str)
+def test_a_form_that_was_not_asked_for_is_not_guessed(more: list[str]) -> None:
+    done = run("publish", "a", "x", *more)
+    assert done.code == 2
+    assert done.err.startswith("lanyinglog: ")
 
 
 def test_a_line_without_end_is_refused_and_told_what_is_stored(cluster: Cluster) -> None:
