@@ -122,7 +122,6 @@ def test_the_server_can_come_from_the_environment(cluster: Cluster) -> None:
     ("arguments", "code", "words"),
     [
         pytest.param(["publish", "a b", "x"], 2, "topic", id="a bad topic"),
-        pytest.param(["publish", "a"], 2, "TEXT or a --file", id="nothing to publish"),
         pytest.param(["publish", "a", "x", "--header", "novalue"], 2, "NAME=VALUE", id="a bad header"),
         pytest.param(["publish", "a", "--file", "/does/not/exist"], 2, "does not exist", id="no such file"),
         pytest.param(["subscribe", ">", "--from", "yesterday"], 2, "--from", id="a bad start"),
@@ -172,11 +171,3 @@ def test_a_form_that_was_not_asked_for_is_not_guessed(more: list[str]) -> None:
     done = run("publish", "a", "x", *more)
     assert done.code == 2
     assert done.err.startswith("lanyinglog: ")
-
-
-def test_a_line_without_end_is_refused_and_told_what_is_stored(cluster: Cluster) -> None:
-    given = b"fits\n" + b"x" * (2 << 20)
-    done = run("publish", "long", "--file", "-", "--server", cluster.server, stdin=given)
-    assert done.code == 1
-    assert "longer than" in done.err
-    assert set(done.rows[-1]) == {"acknowledged", "first_seq", "last_seq", "seconds"}
