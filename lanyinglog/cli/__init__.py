@@ -10,6 +10,7 @@ code    meaning
 4       a check found a problem
 5       standard output could not be written; what was asked for may be done
 130     interrupted with Ctrl-C
+143     ended with SIGTERM
 ======  ==============================================================================================
 
 A verb's module is imported when the verb is called, so that ``--help`` and a short ``publish`` do not pay for the rest.
@@ -117,6 +118,8 @@ def _run(arguments: list[str]) -> int:
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return output.INTERRUPTED
+    except SystemExit as ended:  # a verb that had to tell something first
+        code = ended.code
     return code if isinstance(code, int) else output.OK
 
 

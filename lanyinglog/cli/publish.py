@@ -9,12 +9,14 @@ line does, so the same holds for it.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -125,7 +127,7 @@ def _publish_one(
 def _publish_lines(
     publisher: Publisher, send: Callable[[Sequence[bytes]], None], file: Path, room: int, *, form: str
 ) -> int:
-    """Whatever ends it, the output says how much is acknowledged."""
+    """Whatever ends it, SIGTERM too, the output says how much is acknowledged."""
     began = time.monotonic()
 
     def tell_ending() -> None:
@@ -133,7 +135,7 @@ def _publish_lines(
         _print_ending(publisher.acknowledged, publisher.first_seq, publisher.last_seq, seconds, form=form)
 
     try:
-        with _progress(publisher, file) as tell, publisher:
+        with _ended_by_sigterm(), _progress(publisher, file) as tell, publisher:
             try:
                 for lines, read_bytes in read_lines(file, room):
                     send(lines)
@@ -151,6 +153,21 @@ def _publish_lines(
         raise
     tell_ending()
     return output.OK
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends the program as Ctrl-C does, with what there is to tell; a second one at once."""
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        raise SystemExit(output.TERMINATED)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 # -------------------------------------------------------------------------------------------------------------- input

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
+import signal
 import subprocess
 import sys
 
@@ -12,6 +14,8 @@ from real_programs import Cluster, run
 
 import lanyinglog
 from lanyinglog.record import MESSAGE_BYTES_MAX, pack_headers
+
+ENDING = {"acknowledged", "first_seq", "last_seq", "seconds"}
 
 
 def payloads(cluster: Cluster, topic: str) -> list[bytes]:
@@ -100,3 +104,27 @@ def test_a_text_that_is_too_large_is_told_the_limit(cluster: Cluster) -> None:
         assert done.code == 1
         assert "standard input has" in done.err and f"at most {ROOM} are" in done.err
         assert done.out == b""
+
+
+# ----------------------------------------------------------------------------------------------------------- the end
+def test_sigterm_ends_it_with_what_was_acknowledged(cluster: Cluster) -> None:
+    command = [sys.executable, "-m", "lanyinglog", "publish", "ended", "--file", "-", "--server", cluster.server]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        try:
+            assert process.stdin is not None
+            process.stdin.write(b"one\ntwo\n")
+            process.stdin.flush()
+            with (
+                lanyinglog.sync.connect(cluster.server) as client,
+                client.subscribe("ended", start="first") as messages,
+            ):
+                assert next(messages).payload == b"one"
+            process.send_signal(signal.SIGTERM)
+            out, err = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert process.returncode == 143
+    assert err == b""
+    (ending,) = [json.loads(line) for line in out.splitlines()]
+    assert set(ending) == ENDING
+    assert ending["acknowledged"] <= 2
