@@ -67,9 +67,10 @@ def run(config: NodeConfig) -> int:
 
 def configure_logging(form: str = "auto") -> None:
     """Structured lines on standard error, each an event with a name that stays (docs/logs.md): ``json`` one object a
-    line, ``text`` for people, ``auto`` text on a terminal and JSON elsewhere."""
-    text = form == "text" or (form == "auto" and sys.stderr.isatty())
-    renderer = structlog.dev.ConsoleRenderer() if text else structlog.processors.JSONRenderer()
+    line, ``text`` for people, in colours on a terminal, ``auto`` text on a terminal and JSON elsewhere."""
+    terminal = sys.stderr.isatty()
+    text = form == "text" or (form == "auto" and terminal)
+    renderer = structlog.dev.ConsoleRenderer(colors=terminal) if text else structlog.processors.JSONRenderer()
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,

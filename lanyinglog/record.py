@@ -60,7 +60,7 @@ from lanyinglog.errors import BadBatch, LanyingError, ProtocolError
 from lanyinglog.topics import check_topic
 
 BATCH_BYTES_MAX = 1 << 20
-"""A batch, encoded. One message must fit: its payload, key and headers together are a little less."""
+"""A batch, encoded. One message must fit: see `MESSAGE_BYTES_MAX`."""
 MESSAGES_MAX = 65_536
 """Messages a batch may hold."""
 RUNS_MAX = 1_024
@@ -80,6 +80,9 @@ _SINGLE = struct.Struct("<BBH16sQIIIIBBHII")  # a batch of one run: both headers
 _SKIMMED_SINGLE = struct.Struct("<2xH16sQI4xI6xHI")  # the same, as in `_SKIMMED`
 BATCH_HEADER_BYTES = _BATCH.size + _U32.size
 RUN_HEADER_BYTES = _PAIR.size + _RUN.size
+MESSAGE_BYTES_MAX = BATCH_BYTES_MAX - BATCH_HEADER_BYTES - RUN_HEADER_BYTES - 1 - 3 * 4
+"""Topic, payload, key and headers (packed) of a message together: with a flag byte and three lengths they fill a
+batch."""
 _KIND_RUN = 1
 _NO_KEY = 0xFFFF_FFFF
 _COLUMN_KEYS = 1

@@ -8,7 +8,9 @@ code    meaning
 2       wrong usage: an option, a topic, a setting
 3       the cluster can't be reached, has no quorum, or did not say how it ended
 4       a check found a problem
+5       standard output could not be written; what was asked for may be done
 130     interrupted with Ctrl-C
+143     ended with SIGTERM
 ======  ==============================================================================================
 
 A verb's module is imported when the verb is called, so that ``--help`` and a short ``publish`` do not pay for the rest.
@@ -16,14 +18,17 @@ A verb's module is imported when the verb is called, so that ``--help`` and a sh
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import Any
 
 import click
 
 import lanyinglog
-from lanyinglog.cli.output import give_up_stdout, write_stdout_whole
+from lanyinglog.cli import output, streams
+from lanyinglog.config import ENVIRONMENT_PREFIX
 
 VERBS = {
     "demo": ("lanyinglog.cli.demo:demo", "See the promises hold: a cluster, real lines, a kill, a subscriber."),
@@ -40,6 +45,10 @@ VERBS = {
     "restore": ("lanyinglog.cli.backup:restore", "Make a new cluster that begins with a backup."),
     "verify": ("lanyinglog.cli.inspect:verify", "Check a data directory offline; exit 4 if it is damaged."),
 }
+
+
+_HELP: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())
+"""No error: a group without a verb shows its help. Before click 8.2 that was none either."""
 
 
 class Program(click.Group):
@@ -81,23 +90,53 @@ def program() -> None:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line ``arguments`` (default: this process's) and returns the exit code."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        code = program.main(
-            args=None if arguments is None else list(arguments), prog_name="lanyinglog", standalone_mode=False
-        )
+        code = _run(arguments)
         sys.stdout.flush()
+    except streams.ReaderGone:
+        streams.give_up_stdout()
+        return output.OK
+    except streams.OutputLost as error:
+        streams.give_up_stdout()
+        output.print_error(error, form=_form_asked(arguments))
+        return output.OUTPUT_LOST
+    return code
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        code = program.main(args=arguments, prog_name="lanyinglog", standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        if isinstance(error, _HELP):
+            error.show()
+            return output.USAGE
+        context = getattr(error, "ctx", None)
+        pieces = context.command.collect_usage_pieces(context) if context else ["--help"]
+        usage = " ".join([context.command_path if context else "lanyinglog", *pieces])
+        output.print_wrong_usage(error.format_message(), usage, form=_form_asked(arguments))
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        return 130
-    except BrokenPipeError:
-        give_up_stdout()
-        return 0
-    return code if isinstance(code, int) else 0
+        return output.INTERRUPTED
+    except SystemExit as ended:  # a verb that had to tell something first
+        code = ended.code
+    return code if isinstance(code, int) else output.OK
+
+
+def _form_asked(arguments: Sequence[str]) -> str:
+    """What ``--format`` is, as far as a command line tells that could not be read, or was and is done with."""
+    form = os.environ.get(f"{ENVIRONMENT_PREFIX}FORMAT", "auto")
+    for place, argument in enumerate(arguments):
+        if argument == "--":
+            break
+        if argument == "--format":
+            form = "".join(arguments[place + 1 : place + 2])
+        elif argument.startswith("--format="):
+            form = argument.removeprefix("--format=")
+    return form
 
 
 def main() -> None:
     """The console script."""
-    write_stdout_whole()
+    streams.prepare()
     sys.exit(run())

@@ -20,6 +20,7 @@ from lanyinglog.cli.dev_view import View, view_of
 from lanyinglog.cli.directory import ClusterDirectory, ProcessError, exclusive
 from lanyinglog.cli.foreground import Started, ended_by_signals, spawn_tied
 from lanyinglog.cli.options import Verb, directory_option, format_option, option, timeout_option
+from lanyinglog.cli.streams import reader_watched
 
 _LOOK_S = 0.5
 _ANSWER_S = 0.5
@@ -56,6 +57,7 @@ def _run(directory: Path, *, nodes: int | None, port: int | None, timeout_s: flo
             started = spawn_tied(idle, stack)
             view = view_of(cluster, form)
             stack.callback(view.close)
+            stack.enter_context(reader_watched())  # left before the nodes are stopped, which nothing is to interrupt
             wait_until_up(cluster, started, timeout_s=timeout_s, seen=view.show)
         view.ready(started)
         _watch(cluster, started, view)

@@ -35,11 +35,11 @@ _JOIN = "join = true"
 
 
 class ProcessError(LanyingError):
-    """A node process can't be started or stopped; the message says which and why."""
+    """A node process can't be started or stopped; the message says which and why, and names its log if that knows."""
 
     code = "process"
     outcome = Outcome.DEFINITE
-    advice = "the node's node.log may say more"
+    advice = "see to what the message says is in the way, then try again"
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,6 +117,8 @@ def purge(filter: str, yes: bool, servers: tuple[Address, ...], timeout_s: float
 
 
 def _changes(limits: dict[str, Any]) -> dict[str, int | None]:
+    from lanyinglog.machine.retention import BOUNDS
+
     parsers: dict[str, tuple[str, Callable[[str], int]]] = {
         "age": ("age_s", parse_age),
         "bytes": ("bytes", parse_size),
@@ -128,7 +130,11 @@ def _changes(limits: dict[str, Any]) -> dict[str, int | None]:
         if given is not None and none:
             raise ConfigError(f"--max-{name} and --no-max-{name} exclude each other")
         if given is not None:
-            changes[key] = parse(given)
+            limit = changes[key] = parse(given)
+            low, high = BOUNDS[key]
+            if not low <= limit <= high:
+                shown = (_duration(low), _duration(high)) if name == "age" else (low, high)
+                raise ConfigError(f"--max-{name} must be {shown[0]} to {shown[1]}, not {given}")
         elif none:
             changes[key] = None
     if not changes:

@@ -18,7 +18,8 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from lanyinglog.cli.output import OK, exit_code, give_up_stdout, print_error
+from lanyinglog.cli.output import exit_code, print_error
+from lanyinglog.cli.streams import OutputLost
 from lanyinglog.config import CLIENT_LISTEN, CLIENT_PORT, ENVIRONMENT_PREFIX, Address, parse_addresses
 from lanyinglog.errors import ConfigError, LanyingError, Outcome
 
@@ -32,11 +33,10 @@ class Verb(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except OutputLost:
+            raise  # the work may be done: see `lanyinglog.cli.run`
         except LanyingError as error:
             failure = error
-        except BrokenPipeError:
-            give_up_stdout()  # here, before click makes an error of it
-            return OK
         except OSError as error:
             failure = SystemFailure(f"{error.filename or ''}: {error.strerror or error}".removeprefix(": "))
         print_error(failure, form=ctx.params.get("form") or "auto")

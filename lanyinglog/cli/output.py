@@ -2,14 +2,12 @@
 
 ``--format auto`` decides by whether standard output is a terminal. Errors go to standard error, as a sentence, or as
 one JSON object when ``--format json`` was asked for: ``{"error", "outcome", "message", "advice"}``, where ``error``
-and ``outcome`` are the wire's words (`lanyinglog.errors`).
+and ``outcome`` are the wire's words (`lanyinglog.errors`), but for ``usage``, a command line that makes no sense.
 """
 
 from __future__ import annotations
 
-import io
 import json
-import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -22,6 +20,9 @@ FAILED = 1
 USAGE = 2
 NO_QUORUM = 3
 PROBLEM_FOUND = 4
+OUTPUT_LOST = 5
+INTERRUPTED = 130
+TERMINATED = 143
 
 Row = Mapping[str, Any]
 
@@ -141,22 +142,13 @@ def print_error(error: LanyingError, *, form: str) -> None:
     sys.stderr.write(f"lanyinglog: {error.message}{advice}\n")
 
 
-def write_stdout_whole() -> None:
-    """From here on a write to standard output is whole, or an error.
-
-    With PYTHONUNBUFFERED, as in many containers, standard output is the bare file, whose ``write`` may stop half way
-    without a word: at a disk that is full, at a reader that has gone."""
-    bare = sys.stdout
-    if isinstance(bare, io.TextIOWrapper) and isinstance(bare.buffer, io.RawIOBase):
-        whole = io.BufferedWriter(io.FileIO(bare.fileno(), "w", closefd=False))
-        sys.stdout = io.TextIOWrapper(whole, encoding=bare.encoding, errors=bare.errors, line_buffering=True)
-
-
-def give_up_stdout() -> None:
-    """Lets the interpreter's own flush at exit go nowhere: who read our output, as ``head`` does, has enough."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
+def print_wrong_usage(message: str, usage: str, *, form: str) -> None:
+    """A command line that makes no sense, on standard error, and how it may look."""
+    if form == "json":
+        row = {"error": "usage", "outcome": "definite", "message": message, "advice": f"usage: {usage}"}
+        sys.stderr.write(json.dumps(row, ensure_ascii=False) + "\n")
+        return
+    sys.stderr.write(f"lanyinglog: {message}\n  usage: {usage}  (more with --help)\n")
 
 
 def note(text: str) -> None:

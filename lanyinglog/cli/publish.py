@@ -2,35 +2,41 @@
 
 A line goes in byte for byte, without its newline; what follows the last newline of a file counts as a line if it is
 not empty. So ``subscribe --format raw`` gives back the file. Lines are read in blocks and handed on in lists: the work
-for each line is a split.
+for each line is a split. The text ``-`` is all of standard input as one message; it loses a newline at its end, as a
+line does, so the same holds for it.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from lanyinglog.cli import output
+from lanyinglog.cli import output, streams
 from lanyinglog.cli.options import Verb, format_option, option, server_option, timeout_option
 from lanyinglog.cli.reach import connect
 from lanyinglog.compression import CODECS
 from lanyinglog.config import Address
 from lanyinglog.errors import BadBatch
-from lanyinglog.record import BATCH_BYTES_MAX, MESSAGES_MAX
+from lanyinglog.record import BATCH_BYTES_MAX, MESSAGE_BYTES_MAX, MESSAGES_MAX, pack_headers
+from lanyinglog.topics import check_topic
 
 if TYPE_CHECKING:
     from lanyinglog.client.blocking import Client, Publisher
 
-BLOCK_BYTES = 1 << 20
-"""Read at a time; from a pipe, what there is."""
-_STDIN = Path("-")
+BLOCK_BYTES = 1 << 19
+"""Read at a time; from a pipe, what there is. A block of the largest message's size could hold a line that is too
+large, and each line would have to be looked at."""
+_DASH = Path("-")
 
 
 def _parse_headers(_ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> dict[str, str]:
@@ -51,7 +57,11 @@ def _parse_headers(_ctx: click.Context, param: click.Parameter, value: tuple[str
     type=click.Path(path_type=Path, exists=True, dir_okay=False, allow_dash=True),
     help="Each line of this file is a message; - is standard input.",
 )
-@option("--batch", type=click.IntRange(1, MESSAGES_MAX), help="Messages a batch at most.  [as many as 512 KiB hold]")
+@option(
+    "--batch",
+    type=click.IntRange(1, MESSAGES_MAX),
+    help=f"Messages a batch at most.  [as many as {BATCH_BYTES_MAX >> 20} MiB hold]",
+)
 @option("--key", help="The key of each message.")
 @option("--header", "headers", multiple=True, callback=_parse_headers, metavar="NAME=VALUE", help="May be repeated.")
 @option("--compress", type=click.Choice(sorted(CODECS)), default="none", show_default=True, help="For each batch.")
@@ -72,27 +82,36 @@ def publish(
 ) -> int:
     """Publish TEXT, or each line of --file, to TOPIC, in order, each once, and say what was acknowledged.
 
-    Acknowledged means: on the disks of a majority of the nodes.
+    The TEXT - is all of standard input as one message; without TEXT and --file each line of it is one, unless it is a
+    terminal. Acknowledged means: on the disks of a majority of the nodes.
     """
-    if (text is None) == (file is None):
+    if (text is not None and file is not None) or (text is None and file is None and os.isatty(streams.STDIN)):
         raise click.UsageError("give either a TEXT or a --file (- is standard input)")
     key_bytes = None if key is None else os.fsencode(key)
+    room = _room(topic, key_bytes, headers)
+    if text is not None:
+        payload = os.fsencode(text) if text != str(_DASH) else _read_payload(room)
     with connect(servers, timeout_s=timeout_s, form=form) as client:
-        if file is None:
-            assert text is not None
-            return _publish_one(client, topic, os.fsencode(text), key=key_bytes, headers=headers, form=form)
+        if text is not None:
+            return _publish_one(client, topic, payload, key=key_bytes, headers=headers, form=form)
         publisher = client.publisher(
             batch_messages=batch or MESSAGES_MAX, compression=None if compress == "none" else compress
         )
         if key_bytes is None and not headers:
-            send: Callable[[list[bytes]], None] = lambda lines: publisher.send_many(topic, lines)  # noqa: E731
+            send: Callable[[Sequence[bytes]], None] = lambda lines: publisher.send_many(topic, lines)  # noqa: E731
         else:
 
-            def send(lines: list[bytes]) -> None:
+            def send(lines: Sequence[bytes]) -> None:
                 for line in lines:
                     publisher.send(topic, line, key=key_bytes, headers=headers)
 
-        return _publish_lines(publisher, send, file, form=form)
+        return _publish_lines(publisher, send, file or _DASH, room, form=form)
+
+
+def _room(topic: str, key: bytes | None, headers: Mapping[str, str]) -> int:
+    """The bytes that a payload may have beside ``topic``, ``key`` and ``headers``. `BadTopic`, `BadBatch`."""
+    packed = pack_headers(headers) if headers else b""
+    return MESSAGE_BYTES_MAX - len(check_topic(topic).encode()) - len(key or b"") - len(packed)
 
 
 def _publish_one(
@@ -104,63 +123,127 @@ def _publish_one(
     return output.OK
 
 
-def _publish_lines(publisher: Publisher, send: Callable[[list[bytes]], None], file: Path, *, form: str) -> int:
-    """Whatever ends it, the output says how much is acknowledged."""
+def _publish_lines(
+    publisher: Publisher, send: Callable[[Sequence[bytes]], None], file: Path, room: int, *, form: str
+) -> int:
+    """Whatever ends it, SIGTERM too, the output says how much is acknowledged."""
     began = time.monotonic()
-    try:
-        with _progress(publisher, file) as tell, publisher:
-            for lines, read_bytes in read_lines(file):
-                send(lines)
-                tell(read_bytes)
-            publisher.flush()
-            tell(0)
-    finally:
+
+    def tell_ending() -> None:
         seconds = time.monotonic() - began
         _print_ending(publisher.acknowledged, publisher.first_seq, publisher.last_seq, seconds, form=form)
+
+    try:
+        with _ended_by_sigterm(), _progress(publisher, file) as tell, publisher:
+            try:
+                for lines, read_bytes in read_lines(file, room):
+                    send(lines)
+                    tell(read_bytes)
+            except BadBatch:
+                publisher.flush()  # what is before it is in order
+                raise
+            publisher.flush()
+            tell(0)
+    except BaseException:
+        try:
+            tell_ending()
+        except (streams.OutputLost, streams.ReaderGone):
+            streams.give_up_stdout()  # what went wrong before counts more
+        raise
+    tell_ending()
     return output.OK
 
 
-def read_lines(file: Path) -> Iterator[tuple[list[bytes], int]]:
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends the program as Ctrl-C does, with what there is to tell; a second one at once."""
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        raise SystemExit(output.TERMINATED)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+# -------------------------------------------------------------------------------------------------------------- input
+def _read_payload(room: int) -> bytes:
+    """All of standard input, without a newline at its end. `BadBatch` if that is more than ``room`` bytes."""
+    pieces: list[bytes] = []
+    size = 0
+    while size <= room + 1 and (piece := _read(streams.STDIN)):
+        pieces.append(piece)
+        size += len(piece)
+    payload = b"".join(pieces).removesuffix(b"\n")
+    if len(payload) > room:
+        raise _too_long("standard input", size, room, ended=False)
+    return payload
+
+
+def read_lines(file: Path, room: int) -> Iterator[tuple[Sequence[bytes], int]]:
     """Lists of lines of ``file`` without their newlines, each with the bytes read for it; from a pipe as they come.
 
-    Raises `BadBatch` for a line that no batch can hold: memory is not the place to look for its end.
+    Raises `BadBatch` for a line of more than ``room`` bytes, behind those before it, and without looking for its end.
     """
-    descriptor = sys.stdin.fileno() if file == _STDIN else os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = streams.STDIN if file == _DASH else os.open(file, os.O_RDONLY | os.O_CLOEXEC)
     rest: list[bytes] = []  # pieces of a line whose end has not come
     rest_bytes = number = 0
     try:
-        while block := os.read(descriptor, BLOCK_BYTES):
+        while block := _read(descriptor):
             *lines, last = block.split(b"\n")
             if lines:
                 lines[0] = b"".join([*rest, lines[0]])
+                fitting = lines
+                if rest_bytes + len(block) > room:
+                    fitting = list(takewhile(lambda line: len(line) <= room, lines))
                 rest, rest_bytes = [], 0
-                number += len(lines)
-                yield lines, len(block)
+                number += len(fitting)
+                yield fitting, len(block)
+                if len(fitting) < len(lines):
+                    raise _too_long(f"line {number + 1}", len(lines[len(fitting)]), room, ended=True)
             rest.append(last)
             rest_bytes += len(last)
-            if rest_bytes > BATCH_BYTES_MAX:
-                raise BadBatch(f"line {number + 1} is longer than {BATCH_BYTES_MAX} bytes")
+            if rest_bytes > room:
+                raise _too_long(f"line {number + 1}", rest_bytes, room, ended=False)
         if rest_bytes:
             yield [b"".join(rest)], 0
     finally:
-        if file != _STDIN:
+        if file != _DASH:
             os.close(descriptor)
 
 
+def _read(descriptor: int) -> bytes:
+    try:
+        return os.read(descriptor, BLOCK_BYTES)
+    except OSError as error:
+        if descriptor == streams.STDIN:
+            error.filename = "standard input"
+        raise
+
+
+def _too_long(what: str, size: int, room: int, *, ended: bool) -> BadBatch:
+    return BadBatch(
+        f"{what} has {size} bytes{'' if ended else ' or more'}; at most {max(0, room)} are allowed, for a message is at"
+        f" most {MESSAGE_BYTES_MAX} with its topic, key and headers"
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------- output
 def _print_ending(acknowledged: int, first_seq: int | None, last_seq: int | None, seconds: float, *, form: str) -> None:
-    if not output.is_table(form):
-        output.print_json(
-            {
-                "acknowledged": acknowledged,
-                "first_seq": first_seq,
-                "last_seq": last_seq,
-                "seconds": round(seconds, 6),
-            }
-        )
-        return
     place = "" if last_seq is None else f", seq {first_seq:,}" + ("" if last_seq == first_seq else f" to {last_seq:,}")
-    rate = f", {acknowledged / seconds:,.0f}/s" if acknowledged > 1 and seconds > 0 else ""
-    click.echo(f"{acknowledged:,} acknowledged{place}, in {seconds:.3g} s{rate}")
+    told = f"{acknowledged:,} acknowledged{place}"
+    row = {"acknowledged": acknowledged, "first_seq": first_seq, "last_seq": last_seq, "seconds": round(seconds, 6)}
+    try:
+        if output.is_table(form):
+            rate = f", {acknowledged / seconds:,.0f}/s" if acknowledged > 1 and seconds > 0 else ""
+            click.echo(f"{told}, in {seconds:.3g} s{rate}")
+        else:
+            output.print_json(row)
+    except streams.OutputLost as error:
+        raise streams.OutputLost(f"{error.message}; {told}") from error
 
 
 @contextmanager
@@ -172,7 +255,7 @@ def _progress(publisher: Publisher, file: Path) -> Iterator[Callable[[int], None
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-    total = None if file == _STDIN else file.stat().st_size or None
+    total = None if file == _DASH else file.stat().st_size or None
     columns: list[Any] = [
         BarColumn(),
         DownloadColumn(),

@@ -20,6 +20,7 @@ from lanyinglog.cli import output
 from lanyinglog.cli.options import Verb, format_option, option, server_option, timeout_option
 from lanyinglog.cli.positions import parse_start
 from lanyinglog.cli.reach import connect
+from lanyinglog.cli.streams import reader_watched
 from lanyinglog.config import Address
 from lanyinglog.record import Message
 
@@ -60,6 +61,7 @@ def subscribe(
     write = _writer(form)
     with (
         connect(servers, timeout_s=timeout_s, form=form) as client,
+        reader_watched(),
         client.subscribe(
             list(filters),
             start=place.word or place.seq or "first",

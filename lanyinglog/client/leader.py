@@ -2,7 +2,8 @@
 
 A client knows the servers it was given and those that nodes name as leader. To find the leader all are asked side by
 side, each again and again with its own pauses, until one says that it leads: a server that hangs costs nothing but
-itself, so that writes resume as soon as a new leader stands (P9).
+itself, so that writes resume as soon as a new leader stands (P9). A node that does not host the log ends the search:
+all nodes of a cluster host the same logs, from the moment on in which they listen.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from anyio.abc import TaskGroup
 from lanyinglog.client.link import Link, LinkLost, ask_status
 from lanyinglog.client.timing import Backoff, Timing
 from lanyinglog.config import Address, parse_address
-from lanyinglog.errors import ConfigError, LanyingError, UnsupportedVersion
+from lanyinglog.errors import ConfigError, LanyingError, UnknownLog, UnsupportedVersion
 
 SERVERS_MAX = 64
 """Servers a client keeps in mind: a cluster has far fewer, a lying one could name any number."""
@@ -92,7 +93,8 @@ class Servers:
         return link
 
     async def open_leader(self) -> Link:
-        """A connection to the leader, however long it takes: the caller sets the limit."""
+        """A connection to the leader, however long it takes: the caller sets the limit. `UnsupportedVersion`,
+        `UnknownLog`: there is none to be had."""
         search = _Search(self)
         try:
             async with anyio.create_task_group() as tasks:
@@ -169,13 +171,13 @@ class _Search:
         while self._found is None:
             try:
                 link = await self._open_if_leader(address)
-            except UnsupportedVersion as error:
-                self._error = error
+            except (UnsupportedVersion, UnknownLog) as error:
+                self._error = error if self._found is None else None
                 self._tasks.cancel_scope.cancel()
                 return
             for learnt in list(self._servers.addresses):
                 self._watch(learnt, 0.0 if self._servers.leader is None else self._servers.timing.head_start_s)
-            if link is not None and self._found is not None:
+            if link is not None and (self._found is not None or self._error is not None):
                 await link.aclose()
             elif link is not None:
                 self._found = link
@@ -191,6 +193,8 @@ class _Search:
         try:
             with anyio.move_on_after(self._servers.timing.connect_s):
                 leads = await self._servers.leads(link)
+        except UnknownLog:
+            raise
         except (LinkLost, LanyingError) as error:
             self._servers.last_problem = str(error)
         finally:

@@ -35,8 +35,6 @@ MESSAGE_BYTES = 12
 RUN_BYTES = record.RUN_HEADER_BYTES + 1
 BATCH_BYTES_MAX = record.BATCH_BYTES_MAX - 4_096
 """The greatest ``batch_bytes``: sizes are estimated from above, only the header of the batch comes on top."""
-LARGE_BYTES = record.BATCH_BYTES_MAX // 2
-"""Messages above this size are encoded once more when they come in, to see whether they fit a batch at all."""
 COMPANY_S = 0.01
 """How long messages that do not fill a batch wait, at most, for the answer to one that is on its way. The leader would
 have them wait all the same, and one batch of ten costs everybody a tenth of ten; over a line on which an answer takes
@@ -301,9 +299,17 @@ def parcel_of(
         size += len(record.pack_headers(headers))
     keys: list[bytes | None] | None = [key] if key is not None else None
     parcel = Parcel(topic, [payload], [len(payload)], keys, [headers] if headers else None, pending, size)
-    if size > LARGE_BYTES:
-        encode([parcel], CODEC_NONE)  # near the limit: let the limit itself decide
+    content = size - MESSAGE_BYTES - RUN_BYTES
+    if content > record.MESSAGE_BYTES_MAX:
+        raise too_large(content)
     return parcel
+
+
+def too_large(size: int, which: str = "the message") -> BadBatch:
+    """What to raise for a message of ``size`` bytes in all; ``which`` says which of several."""
+    return BadBatch(
+        f"{which} has {size} bytes, with its topic, key and headers; at most {record.MESSAGE_BYTES_MAX} are allowed"
+    )
 
 
 def checked_payloads(topic: str, payloads: Sequence[bytes]) -> tuple[list[bytes], list[int]]:
@@ -315,10 +321,11 @@ def checked_payloads(topic: str, payloads: Sequence[bytes]) -> tuple[list[bytes]
     except TypeError:
         payloads = [_checked_bytes("payload", payload) for payload in payloads]
         lengths = list(map(len, payloads))
-    if sum(lengths) > LARGE_BYTES and max(lengths) > LARGE_BYTES:  # most lists are less in all, which is quicker told
-        for payload in payloads:
-            if len(payload) > LARGE_BYTES:
-                parcel_of(topic, payload, None, None, None)
+    topic_bytes = len(topic.encode())
+    room = record.MESSAGE_BYTES_MAX - topic_bytes
+    if sum(lengths) > room and max(lengths) > room:  # most lists are less in all, which is quicker told
+        place = next(place for place, length in enumerate(lengths) if length > room)
+        raise too_large(lengths[place] + topic_bytes, f"message {place + 1} of {len(lengths)}")
     return payloads, lengths
 
 

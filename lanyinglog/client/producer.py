@@ -190,13 +190,14 @@ class Producer(Generic[B]):
                 return batch
         return None
 
-    def give_up(self, reason: str) -> None:
-        """Settle everything: unknown if it may be stored, else definite (`NotSent`)."""
+    def give_up(self, reason: str, *, unsent: LanyingError | None = None) -> None:
+        """Settle everything: unknown if it may be stored, else definite (``unsent``, or `NotSent`)."""
+        unsent = unsent or NotSent(reason)
         while self._window:
             flight = self._window.popleft()
-            self._settle(flight, OutcomeUnknown(reason) if flight.may_be_stored else NotSent(reason))
+            self._settle(flight, OutcomeUnknown(reason) if flight.may_be_stored else unsent)
         while self._waiting:
-            self._settled.append((self._waiting.popleft(), NotSent(reason)))
+            self._settled.append((self._waiting.popleft(), unsent))
         self._start_over()
 
     def take_settled(self) -> list[tuple[B, Result]]:

@@ -20,7 +20,7 @@ from lanyinglog.client.link import SEND_BYTES, Link, LinkLost
 from lanyinglog.client.outbox import Batch, Outbox
 from lanyinglog.client.producer import Advice, Flight, Producer, Result
 from lanyinglog.client.timing import Backoff
-from lanyinglog.errors import LanyingError, NotLeader
+from lanyinglog.errors import LanyingError, NotLeader, UnknownLog
 from lanyinglog.service import Ack
 from lanyinglog.wire.connection import Received
 from lanyinglog.wire.messages import Acked, Error, Ping, Publish
@@ -111,11 +111,11 @@ class Pump:
             self._progress.set()
             self._progress = None
 
-    def give_up(self, reason: str) -> None:
-        """Settle everything: unknown if it may be stored, else definite."""
+    def give_up(self, reason: str, *, unsent: LanyingError | None = None) -> None:
+        """Settle everything: unknown if it may be stored, else definite (``unsent``, or `NotSent`)."""
         while (batch := self._outbox.take()) is not None:
             self._producer.push(batch)
-        self._producer.give_up(reason)
+        self._producer.give_up(reason, unsent=unsent)
         self.deliver()
 
     # ------------------------------------------------------------------------------------------------------- task
@@ -126,8 +126,8 @@ class Pump:
                 await self._sleep_until_work()
             try:
                 link = await self._servers.open_leader()
-            except LanyingError as error:  # no node speaks this client's protocol
-                self.give_up(error.message)
+            except LanyingError as error:  # no node speaks this client's protocol, or there is no such log
+                self.give_up(error.message, unsent=error if isinstance(error, UnknownLog) else None)
                 continue
             await self._drive(link)
             await anyio.sleep(self._backoff.next_s())

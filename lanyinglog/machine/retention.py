@@ -54,19 +54,20 @@ class TrimPoint(NamedTuple):
     first_seq: int
 
 
-_BOUNDS = {"age_s": (1, AGE_S_MAX), "bytes": (BYTES_MIN, COUNT_MAX), "messages": (1, COUNT_MAX)}
+BOUNDS = {"age_s": (1, AGE_S_MAX), "bytes": (BYTES_MIN, COUNT_MAX), "messages": (1, COUNT_MAX)}
+"""The least and the greatest value of each limit."""
 
 
 # ----------------------------------------------------------------------------------------------------------- commands
 def check_changes(changes: Mapping[str, object]) -> dict[str, int | None]:
     """``changes`` to a `Retention`, field -> new limit or None for no limit. `BadRequest` names what is wrong."""
     if not changes:
-        raise BadRequest(f"nothing to change: give at least one of {', '.join(_BOUNDS)}")
+        raise BadRequest(f"nothing to change: give at least one of {', '.join(BOUNDS)}")
     checked: dict[str, int | None] = {}
     for name, value in changes.items():
-        if name not in _BOUNDS:
-            raise BadRequest(f"a log has no limit {name!r}, but {', '.join(_BOUNDS)}")
-        low, high = _BOUNDS[name]
+        if name not in BOUNDS:
+            raise BadRequest(f"a log has no limit {name!r}, but {', '.join(BOUNDS)}")
+        low, high = BOUNDS[name]
         if value is None:
             checked[name] = None
         elif type(value) is int and low <= value <= high:

@@ -103,6 +103,7 @@ def test_a_taken_port_is_an_error_in_words(tmp_path: Path) -> None:
         refused = run("cluster", "start", "--dir", str(tmp_path / "c"), "--port", str(port))
     assert refused.code == 1
     assert str(port + 1) in refused.err and "taken" in refused.err
+    assert "node.log" not in refused.err, "no node was started: there is none"
 
 
 def test_a_node_does_not_bind_beyond_loopback_unless_told(tmp_path: Path) -> None:

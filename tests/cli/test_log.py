@@ -8,6 +8,7 @@ from real_programs import Cluster, run
 import lanyinglog
 from lanyinglog.cli.log import parse_age, parse_count, parse_size
 from lanyinglog.errors import ConfigError
+from lanyinglog.machine.retention import BOUNDS
 
 SIZES = {"1000": 1_000, "64MB": 64_000_000, "1 GiB": 1 << 30, "1.5GB": 1_500_000_000, "8kB": 8_000, "2TiB": 2 << 40}
 
@@ -32,13 +33,25 @@ def test_what_is_no_size_no_age_and_no_count_is_refused(text: str) -> None:
             parse(text)
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [(), ("--max-age", "7"), ("--max-bytes", "1GB", "--no-max-bytes"), ("--max-bytes", "0"), ("--max-messages", "-5")],
-    ids=["nothing", "an age without a unit", "both", "less than a batch", "a negative count"],
-)
-def test_a_wrong_wish_changes_nothing(cluster: Cluster, arguments: tuple[str, ...]) -> None:
-    assert run("log", "set", *arguments, "--server", cluster.server).code in (1, 2)
+WRONG = {
+    "nothing": ((), "nothing to change"),
+    "an age without a unit": (("--max-age", "7"), "--max-age must be a number and one of"),
+    "no age": (("--max-age", "0d"), "--max-age must be 1s to 36600d, not 0d"),
+    "more than a century": (("--max-age", "9999w"), "--max-age must be 1s to 36600d, not 9999w"),
+    "both": (("--max-bytes", "1GB", "--no-max-bytes"), "exclude each other"),
+    "less than a batch": (("--max-bytes", "100"), f"--max-bytes must be {BOUNDS['bytes'][0]} to "),
+    "no message": (("--max-messages", "0"), "--max-messages must be 1 to "),
+    "a negative count": (("--max-messages", "-5"), "--max-messages must be a number"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "words"), WRONG.values(), ids=WRONG)
+def test_a_wrong_wish_is_wrong_usage_and_changes_nothing(
+    cluster: Cluster, arguments: tuple[str, ...], words: str
+) -> None:
+    done = run("log", "set", *arguments, "--server", cluster.server)
+    assert done.code == 2
+    assert words in done.err
     (info,) = run("log", "info", "--server", cluster.server).rows
     assert (info["max_age_s"], info["max_bytes"], info["max_messages"]) == (None, None, None)
 

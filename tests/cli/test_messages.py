@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import subprocess
@@ -98,8 +99,8 @@ def test_output_that_finds_no_room_is_an_error(cluster: Cluster, tmp_path: Path,
             timeout=60,
             check=False,
         )
-    assert done.returncode == 1
-    assert done.stderr.startswith(b"lanyinglog: File too large\n")
+    assert done.returncode == 5
+    assert done.stderr.startswith(b"lanyinglog: standard output: File too large\n")
 
 
 def test_status_and_topics_have_their_fields(cluster: Cluster) -> None:
@@ -121,7 +122,6 @@ def test_the_server_can_come_from_the_environment(cluster: Cluster) -> None:
     ("arguments", "code", "words"),
     [
         pytest.param(["publish", "a b", "x"], 2, "topic", id="a bad topic"),
-        pytest.param(["publish", "a"], 2, "TEXT or a --file", id="nothing to publish"),
         pytest.param(["publish", "a", "x", "--header", "novalue"], 2, "NAME=VALUE", id="a bad header"),
         pytest.param(["publish", "a", "--file", "/does/not/exist"], 2, "does not exist", id="no such file"),
         pytest.param(["subscribe", ">", "--from", "yesterday"], 2, "--from", id="a bad start"),
@@ -138,9 +138,36 @@ def test_an_error_has_its_code_and_its_words(cluster: Cluster, arguments: list[s
     assert "Traceback" not in done.err
 
 
-def test_a_line_without_end_is_refused_and_told_what_is_stored(cluster: Cluster) -> None:
-    given = b"fits\n" + b"x" * (2 << 20)
-    done = run("publish", "long", "--file", "-", "--server", cluster.server, stdin=given)
-    assert done.code == 1
-    assert "longer than" in done.err
-    assert set(done.rows[-1]) == {"acknowledged", "first_seq", "last_seq", "seconds"}
+USAGE = {
+    "a bad header": ["publish", "a", "x", "--header", "bad"],
+    "no such file": ["publish", "a", "--file", "/does/not/exist"],
+    "no such option": ["publish", "a", "x", "--nonsense"],
+    "nothing to subscribe to": ["subscribe"],
+    "no such verb": ["nonsense"],
+    "no such verb of a group": ["log", "nonsense"],
+}
+
+
+@pytest.mark.parametrize("arguments", USAGE.values(), ids=USAGE)
+def test_wrong_usage_is_one_line_for_programs_and_a_sentence_for_people(arguments: list[str]) -> None:
+    asked = [
+        run(*arguments, "--format", "json"), run(*arguments, "--format=json"), run("--format", "json", *arguments),
+        run(*arguments, environment={"LANYINGLOG_FORMAT": "json"}),
+    ]  # fmt: skip
+    for done in asked:
+        assert done.code == 2
+        (line,) = done.err.splitlines()
+        told = json.loads(line)
+        assert set(told) == {"error", "outcome", "message", "advice"}
+        assert (told["error"], told["outcome"]) == ("usage", "definite")
+    done = run(*arguments)
+    assert done.code == 2
+    first, second = done.err.splitlines()
+    assert first.startswith("lanyinglog: ") and second.startswith("  usage: lanyinglog ")
+
+
+@pytest.mark.parametrize("more", [["--format", "raw"], ["--format"], ["--", "--format", "json"]], ids=str)
+def test_a_form_that_was_not_asked_for_is_not_guessed(more: list[str]) -> None:
+    done = run("publish", "a", "x", *more)
+    assert done.code == 2
+    assert done.err.startswith("lanyinglog: ")

@@ -14,7 +14,7 @@ from client.loopback import Loopback
 
 import lanyinglog
 import lanyinglog.sync
-from lanyinglog import errors
+from lanyinglog import errors, record
 from lanyinglog.client.client import Client
 
 ROOT = Path(__file__).parents[2]
@@ -76,6 +76,11 @@ def test_the_table_of_settings_is_true() -> None:
         words = text.strip("`").split()
         value: Any = None if words[0] == "None" else float(words[0]) * (units.get(words[-1], 1))
         assert parameters[name].default == value, name
+
+
+@pytest.mark.parametrize("page", ["client.md", "cli.md"])
+def test_the_largest_message_is_named(page: str) -> None:
+    assert f"{record.MESSAGE_BYTES_MAX:,} bytes" in (ROOT / "docs" / page).read_text()
 
 
 def test_the_calls_of_the_table_exist() -> None:

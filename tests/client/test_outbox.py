@@ -244,6 +244,32 @@ def test_a_full_batch_waits_for_nobody() -> None:
     assert box.ready_in(hurry=False, company=True) == 0.0
 
 
+# ------------------------------------------------------------------------------------------------- the largest message
+ROOM = record.MESSAGE_BYTES_MAX - len("t") - len(b"key") - len(record.pack_headers({"h": "v"}))
+
+
+@pytest.mark.parametrize("compression", [0, CODEC_ZSTD])
+def test_the_largest_message_is_a_full_batch(compression: int) -> None:
+    box = outbox(compression=compression)
+    payload = random.Random(1).randbytes(ROOM)
+    box.add(parcel_of("t", payload, b"key", {"h": "v"}, None))
+    (batch,) = taken(box)
+    assert messages_of(batch) == [("t", payload, b"key", {"h": "v"})]
+    assert batch.bytes == record.BATCH_BYTES_MAX
+
+
+def test_a_message_that_is_too_large_is_told_its_size_and_the_limit() -> None:
+    with pytest.raises(BadBatch, match=f"has {record.MESSAGE_BYTES_MAX + 1} bytes.* {record.MESSAGE_BYTES_MAX} are"):
+        parcel_of("t", bytes(ROOM + 1), b"key", {"h": "v"}, None)
+
+
+def test_of_a_list_the_first_message_that_is_too_large_is_named() -> None:
+    room = record.MESSAGE_BYTES_MAX - len("t")
+    assert checked_payloads("t", [b"", bytes(room), b""])[1] == [0, room, 0]
+    with pytest.raises(BadBatch, match=f"message 3 of 4 has {record.MESSAGE_BYTES_MAX + 1} bytes"):
+        checked_payloads("t", [b"", bytes(room), bytes(room + 1), bytes(room + 9)])
+
+
 # -------------------------------------------------------------------------------------------------------- compression
 LIMIT = record.BATCH_BYTES_MAX
 TEXT = [b"%06d " % i + b"all lines are alike " * 40 for i in range(4_000)]  # 3 MB, of which little is left

@@ -56,4 +56,5 @@ def test_the_form_is_chosen(tmp_path: Path, form: str, is_json: bool) -> None:
         line = node.stderr.readline()
         assert node.wait(10) == 1
     assert line.startswith("{") == is_json
+    assert "\x1b" not in line, "colours are for terminals"
     assert "node_stops" in line

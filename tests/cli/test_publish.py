@@ -1,0 +1,130 @@
+"""``publish``: what is a message, how large it may be, and how it ends when it is told to."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+
+import pytest
+from real_programs import Cluster, run
+
+import lanyinglog
+from lanyinglog.record import MESSAGE_BYTES_MAX, pack_headers
+
+ENDING = {"acknowledged", "first_seq", "last_seq", "seconds"}
+
+
+def payloads(cluster: Cluster, topic: str) -> list[bytes]:
+    with (
+        lanyinglog.sync.connect(cluster.server) as client,
+        client.subscribe(topic, until="last") as messages,
+    ):
+        return [message.payload for message in messages]
+
+
+@pytest.mark.parametrize(
+    ("given", "payload"),
+    [
+        pytest.param(b"hi\n", b"hi", id="a line"),
+        pytest.param(b"hi", b"hi", id="no newline"),
+        pytest.param(b"a\nb\n\n", b"a\nb\n", id="lines"),
+        pytest.param(b"", b"", id="nothing"),
+        pytest.param(b"\xff\x00\r\n", b"\xff\x00\r", id="no text"),
+    ],
+)
+def test_a_dash_is_standard_input_as_one_message(cluster: Cluster, given: bytes, payload: bytes) -> None:
+    topic = f"dash.{given.hex() or 'nothing'}"
+    done = run("publish", topic, "-", "--server", cluster.server, stdin=given)
+    assert (done.code, done.rows[-1]["acknowledged"]) == (0, 1)
+    assert payloads(cluster, topic) == [payload]
+
+
+def test_standard_input_takes_the_place_of_a_missing_text(cluster: Cluster) -> None:
+    done = run("publish", "piped", "--server", cluster.server, stdin=b"one\ntwo\n")
+    assert (done.code, done.rows[-1]["acknowledged"]) == (0, 2)
+    assert payloads(cluster, "piped") == [b"one", b"two"]
+
+
+def test_a_terminal_does_not_take_the_place_of_a_missing_text() -> None:
+    ours, theirs = pty.openpty()
+    try:
+        command = [sys.executable, "-m", "lanyinglog", "publish", "typed"]
+        done = subprocess.run(command, stdin=theirs, capture_output=True, timeout=60, check=False)
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert done.returncode == 2
+    assert b"TEXT or a --file" in done.stderr
+
+
+@pytest.mark.parametrize("what", [["x", "--file", "-"], ["-", "--file", "-"]])
+def test_a_text_and_a_file_are_too_much(what: list[str]) -> None:
+    done = run("publish", "both", *what, stdin=b"x\n")
+    assert done.code == 2
+    assert "TEXT or a --file" in done.err
+
+
+# ------------------------------------------------------------------------------------------------ the largest message
+ROOM = MESSAGE_BYTES_MAX - len("large") - len(b"key") - len(pack_headers({"h": "v"}))
+LABELS = ["--key", "key", "--header", "h=v"]
+
+
+@pytest.mark.parametrize("what", [["-"], ["--file", "-"]])
+def test_the_largest_message_goes_in(cluster: Cluster, what: list[str]) -> None:
+    done = run("publish", "large", *what, *LABELS, "--server", cluster.server, stdin=b"x" * ROOM + b"\n")
+    assert (done.code, done.rows[-1]["acknowledged"]) == (0, 1)
+    assert len(payloads(cluster, "large")[-1]) == ROOM
+
+
+@pytest.mark.parametrize(
+    ("given", "words", "before"),
+    [
+        pytest.param(b"x" * (ROOM + 1), f"line 1 has {ROOM + 1} bytes or more", 0, id="the last line"),
+        pytest.param(b"a\n" + b"x" * (ROOM + 1) + b"\nb\n", f"line 2 has {ROOM + 1} bytes", 1, id="one between"),
+        pytest.param(b"a\nb\n" + b"x" * (3 * ROOM), "line 3 has ", 2, id="one without end"),
+    ],
+)
+def test_a_line_that_is_too_large_is_named_and_those_before_it_are_stored(
+    cluster: Cluster, given: bytes, words: str, before: int
+) -> None:
+    known = len(payloads(cluster, "large"))
+    done = run("publish", "large", "--file", "-", *LABELS, "--server", cluster.server, stdin=given)
+    assert done.code == 1
+    assert words in done.err and f"at most {ROOM} are" in done.err
+    assert done.rows[-1]["acknowledged"] == before == len(payloads(cluster, "large")) - known
+
+
+def test_a_text_that_is_too_large_is_told_the_limit(cluster: Cluster) -> None:
+    for size in (ROOM + 2, 3 * ROOM):
+        done = run("publish", "large", "-", *LABELS, "--server", cluster.server, stdin=b"x" * size)
+        assert done.code == 1
+        assert "standard input has" in done.err and f"at most {ROOM} are" in done.err
+        assert done.out == b""
+
+
+# ----------------------------------------------------------------------------------------------------------- the end
+def test_sigterm_ends_it_with_what_was_acknowledged(cluster: Cluster) -> None:
+    command = [sys.executable, "-m", "lanyinglog", "publish", "ended", "--file", "-", "--server", cluster.server]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        try:
+            assert process.stdin is not None
+            process.stdin.write(b"one\ntwo\n")
+            process.stdin.flush()
+            with (
+                lanyinglog.sync.connect(cluster.server) as client,
+                client.subscribe("ended", start="first") as messages,
+            ):
+                assert next(messages).payload == b"one"
+            process.send_signal(signal.SIGTERM)
+            out, err = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert process.returncode == 143
+    assert err == b""
+    (ending,) = [json.loads(line) for line in out.splitlines()]
+    assert set(ending) == ENDING
+    assert ending["acknowledged"] <= 2
