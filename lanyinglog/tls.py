@@ -19,6 +19,9 @@ from pathlib import Path
 
 from lanyinglog.errors import ConfigError
 
+WITHOUT_A_WORD = "without a word, as a node with TLS does to who shows no certificate of its authority"
+"""How a connection ends then: in TLS 1.3 the dialler's handshake is done before the node looks at its certificate."""
+
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:

@@ -22,13 +22,16 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import click
 
 import lanyinglog
-from lanyinglog.cli import output, streams
+from lanyinglog.cli import encryption, output, streams
+from lanyinglog.cli.options import Decorator, option
 from lanyinglog.config import ENVIRONMENT_PREFIX
+from lanyinglog.errors import ConfigError
 
 VERBS = {
     "demo": ("lanyinglog.cli.demo:demo", "See the promises hold: a cluster, real lines, a kill, a subscriber."),
@@ -76,6 +79,10 @@ def _print_version(ctx: click.Context, _option: click.Parameter, wanted: bool) -
         ctx.exit()
 
 
+def _file_option(name: str, words: str) -> Decorator[Any]:
+    return option(name, type=click.Path(path_type=Path), metavar="FILE", help=words)
+
+
 @click.group(
     cls=Program,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -84,8 +91,15 @@ def _print_version(ctx: click.Context, _option: click.Parameter, wanted: bool) -
 @click.option(
     "--version", is_flag=True, expose_value=False, is_eager=True, callback=_print_version, help="Show the version."
 )
-def program() -> None:
+@_file_option("--tls-cert", "For a cluster that speaks TLS: the certificate to show,")
+@_file_option("--tls-key", "its key,")
+@_file_option("--tls-ca", "and who signs the nodes'.")
+def program(tls_cert: Path | None, tls_key: Path | None, tls_ca: Path | None) -> None:
     """A Raft-replicated, ordered message log: nothing lost, nothing doubled, nothing reordered."""
+    try:
+        encryption.use(tls_cert, tls_key, tls_ca)
+    except ConfigError as error:
+        raise click.UsageError(error.message) from error
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lanyinglog.cli import output
+from lanyinglog.cli import encryption, output
 from lanyinglog.cli.options import applies
 from lanyinglog.config import Address
 from lanyinglog.errors import Unavailable
@@ -34,7 +34,7 @@ def connect(servers: Sequence[Address], *, timeout_s: float, form: str) -> Itera
 
     advice = advice_for(servers)
     ended = threading.Event()
-    with sync.connect(list(servers), timeout=timeout_s) as client:
+    with sync.connect(list(servers), timeout=timeout_s, tls=encryption.context()) as client:
         words = f"trying for {timeout_s:g} s in all\n  advice: {advice}"
         watcher = threading.Thread(target=_watch, args=(client, ended, words), name="silence-watch", daemon=True)
         if form != "json" and timeout_s > SILENCE_S:

@@ -13,11 +13,12 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from lanyinglog.cli import output
+from lanyinglog.cli import encryption, output
 from lanyinglog.cli.quorum import UNREACHABLE, has_quorum, remarks
 from lanyinglog.cli.reach import advice_for
 from lanyinglog.config import Address, parse_address
 from lanyinglog.errors import LanyingError, Unavailable
+from lanyinglog.tls import WITHOUT_A_WORD
 from lanyinglog.wire.connection import Connection, Role
 from lanyinglog.wire.messages import Error, Hello, Message, Status, StatusReply, Welcome
 
@@ -36,7 +37,7 @@ def ask(address: Address, *, timeout_s: float = ANSWER_S) -> dict[str, Any]:
     deadline = time.monotonic() + timeout_s
     connection = Connection(Role.CLIENT)
     try:
-        with socket.create_connection(address, timeout=timeout_s) as stream:
+        with socket.create_connection(address, timeout=timeout_s) as plain, _secured(plain, address) as stream:
             stream.sendall(connection.send(Hello(client="lanyinglog status"), 0))
             _expect(Welcome, stream, connection, deadline)
             stream.sendall(connection.send(Status(), 1))
@@ -46,12 +47,18 @@ def ask(address: Address, *, timeout_s: float = ANSWER_S) -> dict[str, Any]:
         raise Unavailable(f"{address}: {error.strerror or error}") from error
 
 
+def _secured(plain: socket.socket, address: Address) -> socket.socket:
+    tls = encryption.context()
+    return plain if tls is None else tls.wrap_socket(plain, server_hostname=address.host)
+
+
 def _expect(kind: type[Reply], stream: socket.socket, connection: Connection, deadline: float) -> Reply:
     while True:
         stream.settimeout(max(0.001, deadline - time.monotonic()))
         chunk = stream.recv(_READ_BYTES)
         if not chunk:
-            raise Unavailable("the node closed the connection")
+            at_once = f" {WITHOUT_A_WORD}" if kind is Welcome else ""
+            raise Unavailable(f"the node closed the connection{at_once}")
         for received in connection.receive(chunk):
             if isinstance(received.message, Error):
                 raise received.message.exception()
@@ -59,13 +66,13 @@ def _expect(kind: type[Reply], stream: socket.socket, connection: Connection, de
                 return received.message
 
 
-def _ask_or_none(address: Address | None, timeout_s: float) -> dict[str, Any] | None:
+def _ask_or_error(address: Address | None, timeout_s: float) -> dict[str, Any] | LanyingError:
     if address is None:
-        return None
+        return Unavailable("nobody told its address")
     try:
         return ask(address, timeout_s=timeout_s)
-    except LanyingError:
-        return None  # its row says unreachable
+    except LanyingError as error:
+        return error  # its row says unreachable
 
 
 # ------------------------------------------------------------------------------------------------------- all of them
@@ -77,7 +84,7 @@ def roll(nodes: Mapping[str, Address | None], *, timeout_s: float = ANSWER_S) ->
     replies = _ask_all(list(nodes.values()), timeout_s)
     rows = []
     for (node, address), reply in zip(nodes.items(), replies, strict=True):
-        if reply is None or reply.get("node") != node:
+        if isinstance(reply, LanyingError) or reply.get("node") != node:
             reply = {"node": node, "client": None if address is None else str(address), "role": UNREACHABLE}
         row = {column: reply.get(column) for column in COLUMNS}
         row |= {key: reply.get(key) for key in ("storage_full", "first_seq", "file_bytes", "catch_up", "members")}
@@ -90,9 +97,9 @@ def _unconnected(peers: Mapping[str, Mapping[str, Any]] | None) -> list[str] | N
     return None if peers is None else sorted(name for name, peer in peers.items() if not peer.get("connected"))
 
 
-def _ask_all(addresses: Sequence[Address | None], timeout_s: float) -> list[dict[str, Any] | None]:
+def _ask_all(addresses: Sequence[Address | None], timeout_s: float) -> list[dict[str, Any] | LanyingError]:
     with ThreadPoolExecutor(max_workers=max(1, len(addresses))) as pool:
-        return list(pool.map(lambda address: _ask_or_none(address, timeout_s), addresses))
+        return list(pool.map(lambda address: _ask_or_error(address, timeout_s), addresses))
 
 
 def roll_from(servers: Sequence[Address], *, timeout_s: float = ANSWER_S) -> list[dict[str, Any]]:
@@ -105,14 +112,17 @@ def nodes_of(servers: Sequence[Address], *, timeout_s: float = ANSWER_S) -> dict
     that the caller named, if it answered there, else under the one that the others tell. `Unavailable` if none
     answers."""
     nodes: dict[str, Address | None] = {}
-    for address, reply in zip(servers, _ask_all(servers, timeout_s), strict=True):
-        if reply is not None:
+    replies = _ask_all(servers, timeout_s)
+    for address, reply in zip(servers, replies, strict=True):
+        if not isinstance(reply, LanyingError):
             nodes[str(reply["node"])] = address
             for name, peer in reply.get("peers", {}).items():
                 if nodes.get(name) is None:
                     nodes[name] = parse_address("client", peer["client"]) if peer.get("client") else None
     if not nodes:
-        silent = Unavailable(f"no node answers at {', '.join(map(str, servers))} within {timeout_s:g} s")
+        whys = dict.fromkeys(reply.message for reply in replies if isinstance(reply, LanyingError))
+        names = ", ".join(map(str, servers))
+        silent = Unavailable(f"no node answers at {names} within {timeout_s:g} s: {'; '.join(whys)}")
         silent.advice = advice_for(servers)
         raise silent
     return dict(sorted(nodes.items()))

@@ -16,6 +16,7 @@ from anyio.abc import ByteStream
 from lanyinglog.client.timing import Timing
 from lanyinglog.config import Address
 from lanyinglog.errors import ProtocolError, UnsupportedVersion
+from lanyinglog.tls import WITHOUT_A_WORD
 from lanyinglog.wire.connection import Connection, Received, Role
 from lanyinglog.wire.frames import REQUEST_MAX
 from lanyinglog.wire.messages import Error, Hello, Message, Status, StatusReply, Welcome
@@ -29,10 +30,6 @@ SEND_BYTES_MAX = 1 << 18
 a slow network as well, so this is what such a network must take in `Timing.silence_s`."""
 QUICK_S = 0.05
 """A piece that went in so long may be followed by one of twice the size."""
-
-
-_WITHOUT_A_WORD = "as a node with TLS does to who shows no certificate of its authority"
-"""In TLS 1.3 a client's handshake is done before the node has looked at its certificate."""
 
 
 class LinkLost(Exception):
@@ -122,7 +119,7 @@ class Link:
         try:
             received = await self._stream.receive(RECEIVE_BYTES)
         except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError, OSError) as error:
-            at_once = "" if self._greeted else f" without a word, {_WITHOUT_A_WORD}"
+            at_once = "" if self._greeted else f" {WITHOUT_A_WORD}"
             raise LinkLost(f"{self.address} closed the connection{at_once}") from error
         self.heard_at = anyio.current_time()
         try:

@@ -1,0 +1,79 @@
+"""The command line against a node that speaks TLS."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from certificates import Authority
+from real_programs import Result, run
+
+from lanyinglog.cli.processes import free_port
+from lanyinglog.tls import TlsFiles
+
+
+@dataclass(frozen=True)
+class Encrypted:
+    server: str
+    client: TlsFiles
+
+    def run(self, *arguments: str) -> Result:
+        """The program with the client's certificate."""
+        flags = zip(("--tls-cert", "--tls-key", "--tls-ca"), map(str, self.client.paths), strict=True)
+        return run(*(word for pair in flags for word in pair), *arguments)
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Encrypted]:
+    """One node, which leads."""
+    directory = tmp_path_factory.mktemp("encrypted")
+    authority, port = Authority(directory / "tls"), free_port(nodes=1)
+    files = authority.issue("node", "127.0.0.1")
+    command = [sys.executable, "-m", "lanyinglog", "node", "--id", "n1", "--data", str(directory / "data")]
+    command += ["--client-listen", f"127.0.0.1:{port}", "--peer-listen", "127.0.0.1:0", "--log-format", "json"]
+    command += ["--peers", f"n1=127.0.0.1:{port + 100}"]
+    command += ["--tls-cert", str(files.cert), "--tls-key", str(files.key), "--tls-ca", str(files.ca)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True) as process:
+        try:
+            assert process.stderr is not None
+            next(line for line in map(json.loads, process.stderr) if line["event"] == "leader")
+            yield Encrypted(f"127.0.0.1:{port}", authority.issue("client"))
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def test_verbs_go_through_tls(node: Encrypted) -> None:
+    assert node.run("publish", "a.b", "x", "--server", node.server).rows[0]["acknowledged"] == 1
+    assert node.run("topics", "--server", node.server).rows[0]["topic"] == "a.b"
+    (row,) = node.run("status", "--server", node.server).rows
+    assert row["role"] == "leader"
+    assert node.run("doctor", "--server", node.server).code == 0
+
+
+def test_the_environment_will_do(node: Encrypted) -> None:
+    names = ("LANYINGLOG_TLS_CERT", "LANYINGLOG_TLS_KEY", "LANYINGLOG_TLS_CA")
+    environment = dict(zip(names, map(str, node.client.paths), strict=True))
+    assert run("status", "--server", node.server, environment=environment).code == 0
+
+
+@pytest.mark.parametrize(
+    "verb", [("status",), ("publish", "a", "x", "--timeout", "1"), ("doctor",)], ids=lambda v: v[0]
+)
+def test_without_a_certificate_the_error_says_what_may_be_missing(node: Encrypted, verb: tuple[str, ...]) -> None:
+    refused = run(*verb, "--server", node.server)
+    assert refused.code == 3
+    assert "as a node with TLS does to who shows no certificate" in refused.err
+
+
+def test_files_that_make_no_sense_are_wrong_usage(node: Encrypted, tmp_path: Path) -> None:
+    some = run("--tls-cert", str(node.client.cert), "status", "--server", node.server)
+    assert (some.code, "tls_key and tls_ca not set" in some.err) == (2, True)
+    absent = Encrypted(node.server, TlsFiles(tmp_path / "x", node.client.key, node.client.ca))
+    refused = absent.run("status", "--server", node.server)
+    assert (refused.code, "x can't be read" in refused.err) == (2, True)
