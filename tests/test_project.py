@@ -95,6 +95,7 @@ def test_a_documented_command_parses(document: str, words: list[str]) -> None:
     command: click.Command = program
     context = click.Context(program, info_name="lanyinglog")
     while isinstance(command, click.Group):
+        _, words, _ = command.make_parser(context).parse_args(list(words))  # options before the verb
         name, found, words = command.resolve_command(context, words)
         assert found is not None and name is not None
         command, context = found, click.Context(found, parent=context, info_name=name)

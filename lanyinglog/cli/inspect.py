@@ -35,13 +35,14 @@ def status(directory: Path | None, servers: tuple[Address, ...], timeout_s: floa
 
 
 @click.command(cls=Verb)
+@click.argument("filter_", metavar="[FILTER]", default=">")
 @server_option()
 @timeout_option(10.0, "How long to wait for an answer.")
 @format_option()
-def topics(servers: tuple[Address, ...], timeout_s: float, form: str) -> int:
-    """List the topics by name, with messages, bytes and the newest seq of each."""
+def topics(filter_: str, servers: tuple[Address, ...], timeout_s: float, form: str) -> int:
+    """List the topics that match FILTER, by name, with messages, bytes and the newest seq of each."""
     with connect(servers, timeout_s=timeout_s, form=form) as client:
-        rows = [_topic_row(stat) for stat in client.topics()]
+        rows = [_topic_row(stat) for stat in client.topics(filter_)]
     output.print_rows(rows, _TOPIC_COLUMNS, form=form, empty="no topics yet", droppable=("last_seq", "bytes"))
     return output.OK
 

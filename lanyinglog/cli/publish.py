@@ -8,6 +8,7 @@ line does, so the same holds for it.
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import sys
@@ -22,11 +23,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lanyinglog.cli import output, streams
+from lanyinglog.cli.json_lines import LINE_BYTES_MAX, Parsed, from_line
 from lanyinglog.cli.options import Verb, format_option, option, server_option, timeout_option
 from lanyinglog.cli.reach import connect
 from lanyinglog.compression import CODECS
 from lanyinglog.config import Address
-from lanyinglog.errors import BadBatch
+from lanyinglog.errors import BadBatch, BadTopic
 from lanyinglog.record import BATCH_BYTES_MAX, MESSAGE_BYTES_MAX, MESSAGES_MAX, pack_headers
 from lanyinglog.topics import check_topic
 
@@ -50,12 +52,18 @@ def _parse_headers(_ctx: click.Context, param: click.Parameter, value: tuple[str
 
 
 @click.command(cls=Verb)
-@click.argument("topic")
+@click.argument("topic", required=False)
 @click.argument("text", required=False)
 @option(
     "--file",
     type=click.Path(path_type=Path, exists=True, dir_okay=False, allow_dash=True),
     help="Each line of this file is a message; - is standard input.",
+)
+@option(
+    "--json",
+    "json_file",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False, allow_dash=True),
+    help="Each line is a message as subscribe --format json prints it, to its own topic or to TOPIC.",
 )
 @option(
     "--batch",
@@ -69,9 +77,10 @@ def _parse_headers(_ctx: click.Context, param: click.Parameter, value: tuple[str
 @timeout_option(30.0, "How long there may be no acknowledgement.")
 @format_option()
 def publish(
-    topic: str,
+    topic: str | None,
     text: str | None,
     file: Path | None,
+    json_file: Path | None,
     batch: int | None,
     key: str | None,
     headers: Mapping[str, str],
@@ -85,18 +94,18 @@ def publish(
     The TEXT - is all of standard input as one message; without TEXT and --file each line of it is one, unless it is a
     terminal. Acknowledged means: on the disks of a majority of the nodes.
     """
-    if (text is not None and file is not None) or (text is None and file is None and os.isatty(streams.STDIN)):
-        raise click.UsageError("give either a TEXT or a --file (- is standard input)")
+    _check_usage(topic, text, file, json_file, has_own=key is not None or bool(headers))
     key_bytes = None if key is None else os.fsencode(key)
+    if json_file is not None:
+        return _publish_json(json_file, topic, batch, compress, servers, timeout_s=timeout_s, form=form)
+    assert topic is not None
     room = _room(topic, key_bytes, headers)
     if text is not None:
         payload = os.fsencode(text) if text != str(_DASH) else _read_payload(room)
     with connect(servers, timeout_s=timeout_s, form=form) as client:
         if text is not None:
             return _publish_one(client, topic, payload, key=key_bytes, headers=headers, form=form)
-        publisher = client.publisher(
-            batch_messages=batch or MESSAGES_MAX, compression=None if compress == "none" else compress
-        )
+        publisher = _publisher(client, batch, compress)
         if key_bytes is None and not headers:
             send: Callable[[Sequence[bytes]], None] = lambda lines: publisher.send_many(topic, lines)  # noqa: E731
         else:
@@ -106,6 +115,55 @@ def publish(
                     publisher.send(topic, line, key=key_bytes, headers=headers)
 
         return _publish_lines(publisher, send, file or _DASH, room, form=form)
+
+
+def _check_usage(
+    topic: str | None, text: str | None, file: Path | None, json_file: Path | None, *, has_own: bool
+) -> None:
+    if json_file is not None:
+        if text is not None or file is not None or has_own:
+            raise click.UsageError("--json brings payload, key and headers: no TEXT, --file, --key or --header with it")
+        return
+    if topic is None:
+        raise click.UsageError("give a TOPIC")
+    if (text is not None and file is not None) or (text is None and file is None and os.isatty(streams.STDIN)):
+        raise click.UsageError("give either a TEXT or a --file (- is standard input)")
+
+
+def _publish_json(
+    file: Path,
+    topic: str | None,
+    batch: int | None,
+    compress: str,
+    servers: tuple[Address, ...],
+    *,
+    timeout_s: float,
+    form: str,
+) -> int:
+    numbers = itertools.count(1)
+    with connect(servers, timeout_s=timeout_s, form=form) as client:
+        publisher = _publisher(client, batch, compress)
+
+        def send(lines: Sequence[bytes]) -> None:
+            for line, number in zip(lines, numbers, strict=False):  # in this order: no number is lost
+                if line.strip():
+                    send_one(number, from_line(line, number))
+
+        def send_one(number: int, parsed: Parsed) -> None:
+            to = topic or parsed.topic
+            if to is None:
+                raise BadBatch(f"line {number} is no message: it has no topic, and no TOPIC was given")
+            try:
+                publisher.send(to, parsed.payload, key=parsed.key, headers=parsed.headers)
+            except (BadTopic, BadBatch) as error:
+                raise BadBatch(f"line {number}: {error.message}") from error
+
+        return _publish_lines(publisher, send, file, LINE_BYTES_MAX, form=form)
+
+
+def _publisher(client: Client, batch: int | None, compress: str) -> Publisher:
+    compression = None if compress == "none" else compress
+    return client.publisher(batch_messages=batch or MESSAGES_MAX, compression=compression)
 
 
 def _room(topic: str, key: bytes | None, headers: Mapping[str, str]) -> int:

@@ -6,17 +6,16 @@ JSON: ``seq, timestamp, topic, key, headers, payload``; bytes that are no UTF-8 
 
 from __future__ import annotations
 
-import base64
-import json
 import sys
 import time
 from collections.abc import Callable, Iterable
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from lanyinglog.cli import output
+from lanyinglog.cli.json_lines import to_line
 from lanyinglog.cli.options import Verb, format_option, option, server_option, timeout_option
 from lanyinglog.cli.positions import parse_start
 from lanyinglog.cli.reach import connect
@@ -90,7 +89,7 @@ def _print_all(subscription: Subscription, write: Callable[[list[Message]], None
 
 def _writer(form: str) -> Callable[[list[Message]], None]:
     """Prints a list of messages, and flushes: whoever reads the pipe sees them now."""
-    line = {"raw": _raw_line, "table": _terminal_line, "json": _json_line}[
+    line = {"raw": _raw_line, "table": _terminal_line, "json": to_line}[
         ("table" if output.is_table(form) else "json") if form == "auto" else form
     ]
 
@@ -103,23 +102,6 @@ def _writer(form: str) -> Callable[[list[Message]], None]:
 
 def _raw_line(message: Message) -> bytes:
     return message.payload + b"\n"
-
-
-def _json_line(message: Message) -> bytes:
-    row: dict[str, Any] = {"seq": message.seq, "timestamp": message.timestamp, "topic": message.topic}
-    row.update(_text_or_base64("key", message.key))
-    row["headers"] = message.headers
-    row.update(_text_or_base64("payload", message.payload))
-    return (json.dumps(row, ensure_ascii=False) + "\n").encode()
-
-
-def _text_or_base64(name: str, value: bytes | None) -> dict[str, str | None]:
-    if value is None:
-        return {name: None}
-    try:
-        return {name: value.decode()}
-    except UnicodeDecodeError:
-        return {f"{name}_b64": base64.b64encode(value).decode()}
 
 
 def _terminal_line(message: Message) -> bytes:
