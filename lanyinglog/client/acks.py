@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple, NoReturn, overload
 
 import anyio
 
@@ -131,3 +131,10 @@ def copy_of(error: LanyingError) -> LanyingError:
     copy = type(error)(error.message, hint=error.hint)
     copy.outcome = error.outcome
     return copy
+
+
+def raise_again(failure: Exception) -> NoReturn:
+    """Raises ``failure``, of which more callers are to hear."""
+    if isinstance(failure, LanyingError):
+        raise copy_of(failure) from failure
+    raise failure

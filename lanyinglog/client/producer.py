@@ -104,7 +104,7 @@ class Producer(Generic[B]):
     """The pipeline of one producer. ``new_id`` gives 16 random bytes at each call.
 
     With ``stop_at_failure`` nothing behind a batch that failed is stored: all of it fails too, so that what is stored
-    is a prefix of what was pushed. Otherwise the others go on.
+    is a prefix of what was pushed, and what is pushed later fails at once. Otherwise the others go on.
     """
 
     def __init__(self, *, new_id: Callable[[], bytes], window: int = WINDOW, stop_at_failure: bool = False) -> None:
@@ -117,6 +117,7 @@ class Producer(Generic[B]):
         self._window: deque[Flight[B]] = deque()
         self._waiting: deque[B] = deque()
         self._settled: list[tuple[B, Result]] = []
+        self._stopped: str | None = None  # why nothing is sent any more
 
     # --------------------------------------------------------------------------------------------- caller -> pipeline
     @property
@@ -140,8 +141,11 @@ class Producer(Generic[B]):
         return bool(self._waiting) or any(flight.state in (_State.READY, _State.HELD) for flight in self._window)
 
     def push(self, batch: B) -> None:
-        """Put ``batch`` behind all others."""
-        self._waiting.append(batch)
+        """Put ``batch`` behind all others; behind a stop it is settled at once: `NotSent`."""
+        if self._stopped is None:
+            self._waiting.append(batch)
+        else:
+            self._settled.append((batch, NotSent(self._stopped)))
 
     def next_send(self) -> Flight[B] | None:
         """The flight to send now, marked as sent; None if all must wait for answers or there is nothing."""
@@ -192,12 +196,19 @@ class Producer(Generic[B]):
 
     def give_up(self, reason: str) -> None:
         """Settle everything: unknown if it may be stored, else definite (`NotSent`)."""
+        if self._stop_at_failure:
+            self._stopped = self._stopped or reason
         while self._window:
             flight = self._window.popleft()
             self._settle(flight, OutcomeUnknown(reason) if flight.may_be_stored else NotSent(reason))
         while self._waiting:
             self._settled.append((self._waiting.popleft(), NotSent(reason)))
         self._start_over()
+
+    def stop(self, reason: str) -> None:
+        """`give_up`, for good: nothing is sent any more."""
+        self._stopped = self._stopped or reason
+        self.give_up(reason)
 
     def take_settled(self) -> list[tuple[B, Result]]:
         """What became of batches since the last call, in the order in which it was learnt."""
@@ -212,6 +223,8 @@ class Producer(Generic[B]):
         if ack.count != flight.batch.count:
             error = f"batch {flight.number} has {flight.batch.count} messages, {ack.count} were acknowledged"
             self._settle(flight, ContinuityError(error))
+            if self._stop_at_failure:
+                self.stop(f"a batch before it failed: {error}")
         else:
             self._settle(flight, ack)
         self._advance()
@@ -268,7 +281,7 @@ class Producer(Generic[B]):
         self._start_over()
         failed = not isinstance(error, ProducerUnknown) or refused.tainted or refused.number == 1
         if self._stop_at_failure and failed:
-            self.give_up(f"a batch before it failed: {error.message}")
+            self.stop(f"a batch before it failed: {error.message}")
 
     def _start_over(self) -> None:
         self._window.clear()

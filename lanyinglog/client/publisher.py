@@ -17,7 +17,7 @@ import anyio.lowlevel
 from anyio.abc import TaskGroup
 
 from lanyinglog import record, service
-from lanyinglog.client.acks import Pending, copy_of
+from lanyinglog.client.acks import Pending, raise_again
 from lanyinglog.client.heap import keep_freed_memory
 from lanyinglog.client.leader import Servers
 from lanyinglog.client.outbox import BATCH_BYTES_MAX, Batch, Outbox, checked_payloads, encode, parcel_of
@@ -77,7 +77,8 @@ class Publisher:
     """Sends messages in order (P5), batched and pipelined. Made by `Client.publisher`; use it with ``async with``.
 
     Leaving the block waits until everything is settled and raises the first failure. A publisher stops at its first
-    failure: nothing behind the failed batch is stored, so what is stored is a prefix of what was sent.
+    failure: nothing behind the failed batch is stored, so what is stored is a prefix of what was sent. The rest fails
+    in the same step, and whatever is sent later raises the failure.
     """
 
     def __init__(
@@ -151,7 +152,7 @@ class Publisher:
         finally:
             # Also if the client was closed around it: whoever waits must hear of it.
             self._failure = self._failure or NotSent("the publisher is closed")
-            self._pump.give_up("the publisher was closed")
+            self._pump.stop(self._failure, "the publisher was closed")
             self._stopped.set()
 
     async def _watch_progress(self) -> None:
@@ -173,8 +174,9 @@ class Publisher:
         self._yield_due = False  # others had their turn
         self._settled += batch.count
         if isinstance(result, LanyingError):
-            if self._settings.stop_at_failure:
-                self._failure = self._failure or result
+            if self._settings.stop_at_failure and self._failure is None:
+                self._failure = result
+                self._pump.stop(result, f"a batch before it failed: {result.message}")
             return
         last_seq = result.first_seq + result.count - 1
         self.acknowledged += result.count
@@ -236,7 +238,7 @@ class Publisher:
 
     def _raise_failure(self) -> None:
         if self._failure is not None:
-            raise copy_of(self._failure) from self._failure
+            raise_again(self._failure)
 
     # ------------------------------------------------------------------ for the client and its blocking twin
     # Safe from any thread; True asks for a wake-up of the pump, on the event loop's thread, if it is sleeping.
@@ -251,10 +253,7 @@ class Publisher:
     ) -> bool:
         """Queue one message, full or not."""
         self._raise_failure()
-        news = self._outbox.add(parcel_of(topic, payload, key, headers, pending))
-        if self._failure is not None and pending is not None and self._outbox.withdraw(pending):
-            self._raise_failure()  # it failed while a foreign thread was here: nobody else would tell
-        return news
+        return self._outbox.add(parcel_of(topic, payload, key, headers, pending))
 
     def add_many(self, topic: str, payloads: Sequence[bytes], pending: Pending | None = None) -> bool:
         """Queue ``payloads``, full or not."""

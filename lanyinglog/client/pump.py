@@ -3,6 +3,9 @@
 Whenever something is unsettled it looks for the leader, and then sends, receives and watches side by side until that
 connection ends; then it starts over. It never raises: results go to `settled`, who waits is told by the batches.
 
+A publisher's failure stops it in the step in which that is learnt: what is on its way, in the pipeline and in the
+outbox is settled before anything else can be sent, and the outbox is shut.
+
 A connection ends when either side closes it, when the node says that it no longer leads, or when the node owes an
 answer and is silent (`Timing.silence_s`; asked by a ping at half of it), or answers pings and nothing else
 (`Timing.stall_s`). Sending again is harmless (P4), so giving up too early costs bandwidth, never correctness.
@@ -113,9 +116,16 @@ class Pump:
 
     def give_up(self, reason: str) -> None:
         """Settle everything: unknown if it may be stored, else definite."""
-        while (batch := self._outbox.take()) is not None:
+        for batch in self._outbox.drain():
             self._producer.push(batch)
         self._producer.give_up(reason)
+        self.deliver()
+
+    def stop(self, failure: Exception, reason: str) -> None:
+        """`give_up`, for good: whoever adds to the outbox gets ``failure``."""
+        for batch in self._outbox.shut(failure):
+            self._producer.push(batch)
+        self._producer.stop(reason)
         self.deliver()
 
     # ------------------------------------------------------------------------------------------------------- task

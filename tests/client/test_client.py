@@ -12,6 +12,7 @@ from typing import Any
 import anyio
 import pytest
 from client.loopback import QUICK, Loopback
+from memory_service import MemoryTicket
 
 import lanyinglog
 from lanyinglog.client.publisher import PublisherSettings
@@ -25,11 +26,13 @@ from lanyinglog.errors import (
     NotSent,
     Outcome,
     OutcomeUnknown,
+    StorageFull,
     TooManyTopics,
     Trimmed,
     Unavailable,
     UnknownLog,
 )
+from lanyinglog.record import BatchView
 
 
 def go(backend: str, function: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
@@ -304,6 +307,40 @@ def test_a_publisher_stops_at_its_first_failure(cluster: Loopback, backend: str)
                     await publisher.send("t", b"not any more")
             assert [message.payload for message in await read_all(client)] == [b"stored"]
             assert (await client.publish("t", b"the client goes on")).seq == 2
+
+    go(backend, main)
+
+
+@pytest.mark.parametrize("refusal", [TooManyTopics, StorageFull])
+def test_nothing_behind_a_refused_batch_is_stored_however_much_is_queued(
+    cluster: Loopback, backend: str, refusal: type[LanyingError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when the next batch would have been taken: a full disk may have room again in a moment."""
+    submit = cluster.log.submit
+
+    def refusing(batch: BatchView, *, received: float) -> MemoryTicket:
+        if any(run.topic == "u" for run in batch.runs):
+            raise refusal("no room for it")
+        return submit(batch, received=received)
+
+    monkeypatch.setattr(cluster.log, "submit", refusing)
+
+    async def main() -> None:
+        async with connect(cluster) as client:
+            cluster.lead(None)
+            with pytest.raises(refusal):
+                async with client.publisher(batch_messages=1) as publisher:
+                    first = await publisher.send("t", b"first")
+                    refused = await publisher.send("u", b"refused")
+                    behind = [await publisher.send("t", b"%d" % place) for place in range(40)]
+                    cluster.lead(0)
+                    assert (await first).seq == 1
+                    with pytest.raises(refusal):
+                        await refused
+                    for pending in behind:
+                        with pytest.raises(NotSent, match="no room for it"):
+                            await pending
+            assert [message.payload for message in await read_all(client)] == [b"first"]
 
     go(backend, main)
 

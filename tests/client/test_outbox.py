@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -168,6 +169,30 @@ def test_a_whole_batch_stays_alone_and_in_its_place() -> None:
     batches = [box.take() for _ in range(3)]
     assert [messages_of(batch)[0][1] for batch in batches if batch] == [b"before", b"whole", b"behind"]
     assert box.take() is None
+
+
+def test_a_shut_outbox_gives_all_back_to_be_settled_and_takes_in_no_more() -> None:
+    box = outbox(batch_messages=10)
+    one, many, whole = Pending(1), Pending(25), Pending(2)
+    box.add(parcel_of("t", b"x", None, None, one))
+    box.extend("u", *checked_payloads("u", [b"x"] * 25), many)
+    pair = encode([parcel_of("t", b"x", None, None, None)] * 2, 0)
+    box.add_whole(Batch(pair.runs, pair.count, pair.bytes, ((whole, 0, 2),)))
+    drained = box.shut(TooManyTopics("no"))
+    assert sum(batch.count for batch in drained) == 28
+    assert (box.messages, box.bytes, box.take()) == (0, 0, None)
+    for batch in drained:
+        batch.settle(NotSent("no"))
+    assert all(pending.done for pending in (one, many, whole))
+    calls: list[Callable[[], object]] = [
+        lambda: box.add(parcel_of("t", b"x", None, None, None)),
+        lambda: box.extend("t", *checked_payloads("t", [b"x"] * 25)),
+        lambda: box.add_whole(pair),
+    ]
+    for call in calls:
+        with pytest.raises(TooManyTopics):
+            call()
+    assert (box.messages, box.added) == (0, 28)
 
 
 @pytest.mark.parametrize("taken", [0, 1], ids=["all still here", "some under way"])
