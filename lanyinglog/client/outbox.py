@@ -91,7 +91,7 @@ class Outbox:
         self, *, batch_bytes: int, batch_messages: int, plain_bytes_max: int, linger_s: float, compression: int
     ) -> None:
         self._batch_bytes = batch_bytes
-        self._plain_bytes_max = max(plain_bytes_max, batch_bytes)
+        self._plain_bytes_max = min(max(plain_bytes_max, batch_bytes), record.DECODED_BYTES_MAX)
         self._draft_bytes = batch_bytes  # what goes into the next batch, before compression
         self._batch_messages = batch_messages
         self._linger_s = linger_s
@@ -374,6 +374,9 @@ def encode(parcels: Sequence[Parcel], compression: int) -> Batch:
             f"a batch of {size} bytes, {count} messages, {len(runs)} runs;"
             f" at most {record.BATCH_BYTES_MAX}, {record.MESSAGES_MAX}, {record.RUNS_MAX} are allowed"
         )
+    plain_bytes = sum(record.decoded_bytes_of(head) for head, _ in runs)
+    if plain_bytes > record.DECODED_BYTES_MAX:
+        raise BadBatch(f"a batch of {plain_bytes} decoded bytes; at most {record.DECODED_BYTES_MAX} are allowed")
     return Batch(tuple(runs), count, size, _waiters(parcels))
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from lanyinglog import record, service
 from lanyinglog.client.acks import Pending
-from lanyinglog.client.outbox import COMPANY_S, Batch, Outbox, checked_payloads, encode, parcel_of
+from lanyinglog.client.outbox import COMPANY_S, Batch, Outbox, Parcel, checked_payloads, encode, parcel_of
 from lanyinglog.compression import CODEC_ZSTD
 from lanyinglog.errors import BadBatch, NotSent, OutcomeUnknown, TooManyTopics
 
@@ -321,3 +321,24 @@ def test_what_was_put_back_can_be_withdrawn():
     assert first is not None and first.count < 5_000
     assert box.withdraw(waiter) == 5_000 - first.count
     assert box.take() is None
+
+
+def test_a_batch_is_no_more_than_the_log_takes_once_decompressed():
+    lines = [bytes(1_000_000)] * 40
+    box = outbox(512 << 10, 65_536, compression=CODEC_ZSTD, plain_bytes_max=150 << 20)
+    box.extend("a", *checked_payloads("a", lines[:2]))
+    taken(box)  # it shrinks to next to nothing
+    for topic in ("a", "b"):
+        box.extend(topic, *checked_payloads(topic, lines))  # 40 MB, of which each run may have 64 MiB
+    batches = taken(box)
+    assert sum(batch.count for batch in batches) == 80
+    for batch in batches:
+        record.encode_batch(bytes(16), 1, batch.runs)
+    assert len(batches) == 2, "and not much less"
+
+
+def test_what_would_be_too_much_once_decompressed_is_refused():
+    lines = checked_payloads("t", [bytes(1_000_000)] * 40)
+    parcels = [Parcel(topic, *lines, None, None, None, 40_000_500) for topic in ("a", "b")]
+    with pytest.raises(BadBatch, match="decoded bytes"):
+        encode(parcels, CODEC_ZSTD)
