@@ -136,6 +136,11 @@ class Producer(Generic[B]):
         return any(flight.state is _State.SENT for flight in self._window)
 
     @property
+    def has_settled(self) -> bool:
+        """Whether `take_settled` has something."""
+        return bool(self._settled)
+
+    @property
     def has_to_send(self) -> bool:
         """Whether something waits that was not sent, or has to be sent again."""
         return bool(self._waiting) or any(flight.state in (_State.READY, _State.HELD) for flight in self._window)
@@ -148,7 +153,8 @@ class Producer(Generic[B]):
             self._settled.append((batch, NotSent(self._stopped)))
 
     def next_send(self) -> Flight[B] | None:
-        """The flight to send now, marked as sent; None if all must wait for answers or there is nothing."""
+        """The flight to send now, marked as sent; None if all must wait for answers or there is nothing. A batch that
+        can't be encoded is settled on the way."""
         before: Flight[B] | None = None  # the unsettled flight in front
         for flight in self._window:
             if flight.state is _State.DONE:
@@ -158,13 +164,25 @@ class Producer(Generic[B]):
             if flight.state is _State.READY or (flight.state is _State.HELD and _resent(before, flight.held_at)):
                 return self._send(flight, is_head=before is None)
             before = flight
-        if not self._waiting or len(self._window) >= self._window_max:
-            return None
-        batch = self._waiting.popleft()
-        self._last_number += 1
-        flight = Flight(batch, self._last_number, record.encode_batch(self._id, self._last_number, batch.runs))
-        self._window.append(flight)
-        return self._send(flight, is_head=before is None)
+        fresh = self._next_numbered()
+        return None if fresh is None else self._send(fresh, is_head=before is None)
+
+    def _next_numbered(self) -> Flight[B] | None:
+        """The next batch that waits, as a flight, if the window has room for it."""
+        while self._waiting and len(self._window) < self._window_max:
+            batch = self._waiting.popleft()
+            number = self._last_number + 1
+            try:
+                flight = Flight(batch, number, record.encode_batch(self._id, number, batch.runs))
+            except LanyingError as error:  # it never had a number: the others go on
+                self._settled.append((batch, error))
+                if self._stop_at_failure:
+                    self.stop(f"a batch before it failed: {error.message}")
+                continue
+            self._last_number = number
+            self._window.append(flight)
+            return flight
+        return None
 
     def _send(self, flight: Flight[B], *, is_head: bool) -> Flight[B]:
         self._sends += 1

@@ -78,7 +78,8 @@ class Publisher:
 
     Leaving the block waits until everything is settled and raises the first failure. A publisher stops at its first
     failure: nothing behind the failed batch is stored, so what is stored is a prefix of what was sent. The rest fails
-    in the same step, and whatever is sent later raises the failure.
+    in the same step, and whatever is sent later raises the failure. What ``on_ack`` raises is such a failure, and so is
+    a defect in here: it harms no other publisher of the client.
     """
 
     def __init__(
@@ -111,7 +112,7 @@ class Publisher:
         self._pump = Pump(servers, self._outbox, self._producer, self._note)
         self._scope = anyio.CancelScope()
         self._stopped = anyio.Event()
-        self._failure: LanyingError | None = NotSent("the publisher is not open: use it with `async with`")
+        self._failure: Exception | None = NotSent("the publisher is not open: use it with `async with`")
         self._settled = 0  # messages, acknowledged or failed
         self._yield_due = False  # a batch was closed: let the pump take it
         self.acknowledged = 0
@@ -149,11 +150,19 @@ class Publisher:
                     if self._settings.stop_at_failure:
                         tasks.start_soon(self._watch_progress)
                     await self._pump.run()
+        except Exception as error:  # a defect: this publisher's owner hears of it, and the client goes on
+            self._fail(cause := _cause_of(error), f"the publisher ended: {cause!r}")
         finally:
             # Also if the client was closed around it: whoever waits must hear of it.
             self._failure = self._failure or NotSent("the publisher is closed")
             self._pump.stop(self._failure, "the publisher was closed")
             self._stopped.set()
+
+    def _fail(self, failure: Exception, reason: str) -> None:
+        """Stop for ``failure``, if it is the first."""
+        if self._failure is None:
+            self._failure = failure
+            self._pump.stop(failure, reason)
 
     async def _watch_progress(self) -> None:
         """Gives up when nothing was settled for ``timeout`` although something is to be."""
@@ -174,16 +183,18 @@ class Publisher:
         self._yield_due = False  # others had their turn
         self._settled += batch.count
         if isinstance(result, LanyingError):
-            if self._settings.stop_at_failure and self._failure is None:
-                self._failure = result
-                self._pump.stop(result, f"a batch before it failed: {result.message}")
+            if self._settings.stop_at_failure:
+                self._fail(result, f"a batch before it failed: {result.message}")
             return
         last_seq = result.first_seq + result.count - 1
         self.acknowledged += result.count
         self.first_seq = result.first_seq if self.first_seq is None else min(self.first_seq, result.first_seq)
         self.last_seq = last_seq if self.last_seq is None else max(self.last_seq, last_seq)
-        if self._on_ack is not None:
-            self._on_ack(result)
+        if self._on_ack is not None and self._failure is None:
+            try:
+                self._on_ack(result)
+            except Exception as error:  # the user's: raised where the user is, and nowhere else
+                self._fail(error, f"on_ack raised {error!r}")
 
     # ------------------------------------------------------------------------------------------------- sending
     async def send(
@@ -284,3 +295,10 @@ class Publisher:
     def wake(self) -> None:
         """Wake the pump. Only from the event loop's thread."""
         self._pump.wake()
+
+
+def _cause_of(error: Exception) -> Exception:
+    """The one that task groups have wrapped up."""
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error

@@ -1,7 +1,8 @@
 """The pump: one task that keeps a producer's pipeline moving, over whichever node leads.
 
 Whenever something is unsettled it looks for the leader, and then sends, receives and watches side by side until that
-connection ends; then it starts over. It never raises: results go to `settled`, who waits is told by the batches.
+connection ends; then it starts over. Results go to `settled`, who waits is told by the batches. It raises nothing but
+defects: its owner settles the rest then.
 
 A publisher's failure stops it in the step in which that is learnt: what is on its way, in the pipeline and in the
 outbox is settled before anything else can be sent, and the outbox is shut.
@@ -103,9 +104,11 @@ class Pump:
         await self._progress.wait()
 
     def deliver(self) -> None:
-        """Hand on what the pipeline has settled."""
-        for batch, result in self._producer.take_settled():
-            batch.settle(result)
+        """Hand on what the pipeline has settled; ``settled`` may call `stop`."""
+        settled = self._producer.take_settled()
+        for batch, result in settled:
+            batch.settle(result)  # first all of these: whatever comes of a callback, nobody waits in vain
+        for batch, result in settled:
             self._settled(batch, result)
         self._tell_progress()
 
@@ -234,13 +237,17 @@ class Pump:
         flight = self._producer.next_send()
         if flight is not None and not owed:
             self._owed_since = anyio.current_time()
+        if self._producer.has_settled:
+            self.deliver()
         return flight
 
     async def _receive(self, link: Link) -> None:
         while not (self._leaving and not self._producer.awaits_answer):
-            for received in await link.receive():
-                self._take_answer(link, received)
-            self.deliver()
+            try:
+                for received in await link.receive():
+                    self._take_answer(link, received)
+            finally:
+                self.deliver()  # also what came before an answer that ends the connection
             if self._outbox.messages or self._producer.has_to_send or self._leaving:
                 self._work.set()
 

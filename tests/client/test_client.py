@@ -15,6 +15,8 @@ from client.loopback import QUICK, Loopback
 from memory_service import MemoryTicket
 
 import lanyinglog
+from lanyinglog.client.acks import Pending
+from lanyinglog.client.outbox import Batch
 from lanyinglog.client.publisher import PublisherSettings
 from lanyinglog.client.subscription import CREDIT_BYTES
 from lanyinglog.errors import (
@@ -48,6 +50,15 @@ def go(backend: str, function: Callable[..., Awaitable[Any]], *arguments: Any) -
 def connect(cluster: Loopback, *places: int, timeout: float = 10.0, **options: Any) -> Any:
     servers = [cluster.servers[place] for place in places] or cluster.servers
     return lanyinglog.connect(servers, timeout=timeout, timing=QUICK, **options)
+
+
+async def ending(pending: Awaitable[object]) -> type[Exception] | None:
+    """How ``pending`` failed, if it did."""
+    try:
+        await pending
+    except LanyingError as error:
+        return type(error)
+    return None
 
 
 async def read_all(client: lanyinglog.Client, filter: str = ">", **options: Any) -> list[lanyinglog.Message]:
@@ -341,6 +352,65 @@ def test_nothing_behind_a_refused_batch_is_stored_however_much_is_queued(
                         with pytest.raises(NotSent, match="no room for it"):
                             await pending
             assert [message.payload for message in await read_all(client)] == [b"first"]
+
+    go(backend, main)
+
+
+def test_what_on_ack_raises_comes_out_of_its_publisher_and_harms_nobody_else(cluster: Loopback, backend: str) -> None:
+    told: list[object] = []
+
+    def broken(ack: object) -> None:
+        told.append(ack)
+        raise ValueError("mine")
+
+    async def main() -> None:
+        cluster.log.held = True
+        async with connect(cluster) as client, client.publisher() as other:
+            with pytest.raises(ValueError, match="mine"):
+                async with client.publisher(on_ack=broken, batch_messages=1) as publisher:
+                    pendings = [await publisher.send("t", b"%d" % place) for place in range(20)]
+                    for _ in range(16):
+                        await cluster.wait_submitted()
+                    cluster.do(cluster.log.release)
+                    assert (await pendings[0]).seq == 1, "acknowledged all the same"
+                    ends = [await ending(pending) for pending in pendings]
+                    assert set(ends[-4:]) == {NotSent}
+                    with pytest.raises(ValueError, match="mine"):
+                        await publisher.send("t", b"later")
+            assert len(told) == 1 and publisher.acknowledged == ends.count(None)
+            await (await other.send("t", b"x"))
+            await client.publish("t", b"y")
+
+    go(backend, main)
+
+
+def test_a_defect_in_one_publisher_comes_out_of_it_and_harms_nobody_else(
+    cluster: Loopback, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def defect() -> None:
+        raise ZeroDivisionError("a defect")
+
+    async def main() -> None:
+        async with connect(cluster) as client:
+            with pytest.raises(ZeroDivisionError):
+                async with client.publisher() as publisher:
+                    monkeypatch.setattr(publisher._producer, "next_send", defect)
+                    pending = await publisher.send("t", b"x")
+                    with pytest.raises(NotSent, match="a defect"):
+                        await pending
+            assert (await client.publish("t", b"y")).seq == 1
+
+    go(backend, main)
+
+
+def test_a_batch_that_can_not_be_encoded_fails_alone(cluster: Loopback, backend: str) -> None:
+    async def main() -> None:
+        async with connect(cluster) as client:
+            broken = Pending(1)
+            client._shared._outbox.add_whole(Batch((), 1, 1, ((broken, 0, 1),)))
+            assert (await client.publish("t", b"x")).seq == 1
+            with pytest.raises(BadBatch):
+                await broken
 
     go(backend, main)
 

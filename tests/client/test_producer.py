@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from lanyinglog.client.producer import WINDOW, Advice, Flight, Producer
 from lanyinglog.errors import (
+    BadBatch,
     BatchOutOfOrder,
     Busy,
     LanyingError,
@@ -365,6 +366,19 @@ def test_with_stop_at_failure_nothing_pushed_later_is_sent(fail: Callable[..., o
     assert producer.next_send() is None
     ((batch, result),) = producer.take_settled()
     assert batch is later and isinstance(result, NotSent)
+
+
+@pytest.mark.parametrize("stop", [False, True])
+def test_a_batch_that_can_not_be_encoded_fails_alone_and_takes_no_number(stop: bool) -> None:
+    producer = make(stop_at_failure=stop)
+    broken, good = Sealed(0), Sealed(1)
+    broken.runs = ()
+    for batch in (broken, good):
+        producer.push(batch)
+    flight = producer.next_send()
+    assert (flight and (flight.batch.place, number_of(flight))) == (None if stop else (1, 1))
+    results = [(batch.place, type(result)) for batch, result in producer.take_settled()]
+    assert results == [(0, BadBatch), (1, NotSent)][: 2 if stop else 1]
 
 
 def test_a_forgotten_producer_goes_on_under_a_new_id() -> None:
