@@ -285,6 +285,7 @@ class Publisher:
         dropped = self._outbox.withdraw(pending)
         while (batch := self._producer.withdraw(lambda batch: batch.waits_only(pending))) is not None:
             dropped += batch.count
+        self._pump.tell_progress()  # there may be room now
         return (NotSent if dropped == pending.count else OutcomeUnknown)(self._too_late())
 
     @property

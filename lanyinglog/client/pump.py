@@ -98,7 +98,7 @@ class Pump:
         self._work.set()
 
     async def wait_progress(self) -> None:
-        """Returns when the next answers have come, or a batch has left the outbox."""
+        """Returns when the next answers have come, or something has left the outbox."""
         if self._progress is None:
             self._progress = anyio.Event()
         await self._progress.wait()
@@ -110,9 +110,10 @@ class Pump:
             batch.settle(result)  # first all of these: whatever comes of a callback, nobody waits in vain
         for batch, result in settled:
             self._settled(batch, result)
-        self._tell_progress()
+        self.tell_progress()
 
-    def _tell_progress(self) -> None:
+    def tell_progress(self) -> None:
+        """Wake whoever waits for some: something was settled, or there is room."""
         if self._progress is not None:
             self._progress.set()
             self._progress = None
@@ -230,7 +231,7 @@ class Pump:
         batch = self._outbox.take()
         if batch is not None:
             self._producer.push(batch)
-            self._tell_progress()
+            self.tell_progress()
 
     def _next_flight(self) -> Flight[Batch] | None:
         owed = self._producer.awaits_answer

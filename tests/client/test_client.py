@@ -303,6 +303,29 @@ def test_a_cancelled_publish_is_withdrawn(three: Loopback, backend: str) -> None
     go(backend, main)
 
 
+def test_who_waits_for_room_goes_on_when_what_filled_the_buffer_is_withdrawn(three: Loopback, backend: str) -> None:
+    async def main() -> None:
+        three.lead(None)
+        async with connect(three, timeout=60) as client, anyio.create_task_group() as tasks:
+            filler = anyio.CancelScope()
+
+            async def fill() -> None:
+                with filler:
+                    await client.publish_many("t", [bytes(500_000)] * 20)
+
+            tasks.start_soon(fill)
+            await anyio.wait_all_tasks_blocked()
+            assert client._shared.is_full
+            tasks.start_soon(client.publish, "t", b"patient")
+            await anyio.wait_all_tasks_blocked()
+            filler.cancel()
+            await anyio.wait_all_tasks_blocked()
+            three.lead(0)
+        assert three.log.last_seq == 1
+
+    go(backend, main)
+
+
 def test_a_publisher_stops_at_its_first_failure(cluster: Loopback, backend: str) -> None:
     async def main() -> None:
         async with connect(cluster) as client:
