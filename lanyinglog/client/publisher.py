@@ -6,6 +6,7 @@ failure.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -165,12 +166,14 @@ class Publisher:
             self._pump.stop(failure, reason)
 
     async def _watch_progress(self) -> None:
-        """Gives up when nothing was settled for ``timeout`` although something is to be."""
-        settled, since = self._settled, anyio.current_time()
+        """Gives up when nothing was settled for ``timeout`` although something was due all that time."""
+        settled, since = self._settled, math.inf
         while True:
             await anyio.sleep(min(0.5, self._timeout / 4))
             now = anyio.current_time()
-            if self._pump.is_idle or settled != self._settled:
+            if not self._pump.is_due:
+                since = math.inf
+            elif settled != self._settled or since == math.inf:
                 settled, since = self._settled, now
             elif now - since > self._timeout:
                 self._pump.give_up(self._too_late())

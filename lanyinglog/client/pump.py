@@ -93,6 +93,11 @@ class Pump:
         """Whether nothing is unsettled."""
         return self._outbox.messages == 0 and self._producer.unsettled == 0
 
+    @property
+    def is_due(self) -> bool:
+        """Whether something is unsettled that no linger holds back."""
+        return self._producer.unsettled > 0 or self._outbox.ready_in(hurry=self.hurry > 0) == 0.0
+
     def wake(self) -> None:
         """There is something to send, or to send sooner. Only from the event loop's thread."""
         self._work.set()

@@ -175,6 +175,14 @@ def test_linger_waits_for_more_and_flush_does_not(cluster: Loopback, backend: st
     go(backend, main)
 
 
+def test_what_lingers_uses_up_no_patience(cluster: Loopback, backend: str) -> None:
+    async def main() -> None:
+        async with connect(cluster) as client, client.publisher(linger=0.8, timeout=0.4) as publisher:
+            assert (await (await publisher.send("t", b"x"))).seq == 1
+
+    go(backend, main)
+
+
 def test_senders_wait_while_the_buffer_is_full(cluster: Loopback, backend: str) -> None:
     async def main() -> None:
         cluster.log.held = True
