@@ -18,6 +18,7 @@ from lanyinglog.client.timing import Backoff, Timing
 from lanyinglog.config import Address, parse_address
 from lanyinglog.errors import ConfigError, LanyingError, UnsupportedVersion
 
+NO_PROBLEM = "no server said why"
 SERVERS_MAX = 64
 """Servers a client keeps in mind: a cluster has far fewer, a lying one could name any number."""
 
@@ -34,6 +35,7 @@ class Servers:
         self.leader: Address | None = None
         """Who led when last seen; None if there is reason to doubt it."""
         self.last_problem = "no server was tried yet"
+        """For errors: what was last in the way. `NO_PROBLEM` once something succeeded."""
         self._strangers: dict[Address, UnsupportedVersion] = {}  # servers that speak another version
 
     def learn(self, text: str | None) -> Address | None:
@@ -141,6 +143,9 @@ class _Search:
             raise self._error
         assert self._found is not None
         self._servers.leader = self._found.address
+        address = str(self._found.address)
+        if not self._servers.last_problem.startswith(address):  # what it was with others is over
+            self._servers.last_problem = f"{address}, which leads, has not answered"
         return self._found
 
     async def abandon(self) -> None:

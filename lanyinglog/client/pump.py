@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable
 import anyio
 import anyio.lowlevel
 
-from lanyinglog.client.leader import Servers
+from lanyinglog.client.leader import NO_PROBLEM, Servers
 from lanyinglog.client.link import SEND_BYTES, Link, LinkLost
 from lanyinglog.client.outbox import Batch, Outbox
 from lanyinglog.client.producer import Advice, Flight, Producer, Result
@@ -265,6 +265,7 @@ class Pump:
         if isinstance(received.message, Acked):
             message = received.message
             self._backoff.reset()
+            self._servers.last_problem = NO_PROBLEM
             ack = Ack(message.first_seq, message.count, message.timestamp, message.duplicate)
             self._producer.acked(flight, ack)
         elif isinstance(received.message, Error):
