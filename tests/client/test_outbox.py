@@ -146,6 +146,7 @@ def test_one_waiter_of_many_messages_gets_all_their_places() -> None:
 
 PARTS: dict[str, tuple[list[Any], type[Exception]]] = {
     "all failed": ([TooManyTopics("no"), TooManyTopics("no")], TooManyTopics),
+    "the second may be stored": ([NotSent("no"), OutcomeUnknown("who knows")], OutcomeUnknown),
     "the second failed": ([service.Ack(1, 1, 1), TooManyTopics("no")], OutcomeUnknown),
     "the first failed": ([TooManyTopics("no"), service.Ack(1, 1, 1)], OutcomeUnknown),
 }
