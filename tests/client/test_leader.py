@@ -27,7 +27,7 @@ def learn(servers: Servers, *ports: int) -> None:
 async def tried(servers: Servers, *ports: int, up: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each of ``ports`` was tried, in this order: all of them are ``up``, or none is."""
 
-    async def open_link(address: Address, timing: Any) -> Any:
+    async def open_link(address: Address, *_: object) -> Any:
         if not up:
             raise LinkLost(f"{address} can't be reached")
         return SimpleNamespace(welcome=SimpleNamespace(leader_client=None))
