@@ -244,7 +244,7 @@ def encode_batch(producer: bytes, number: int, runs: Sequence[bytes | RunParts])
     count = sum(_U32.unpack_from(head, 12)[0] for head in heads)
     if count > MESSAGES_MAX:
         raise BadBatch(f"a batch of {count} messages; at most {MESSAGES_MAX} are allowed")
-    decoded_bytes = sum(_decoded_bytes(head, 0) for head in heads)
+    decoded_bytes = sum(decoded_bytes_of(head) for head in heads)
     if decoded_bytes > DECODED_BYTES_MAX:
         raise BadBatch(f"a batch of {decoded_bytes} decoded bytes; at most {DECODED_BYTES_MAX} are allowed")
     header = _BATCH.pack(1, 0, len(runs), producer, number, count)
@@ -312,7 +312,7 @@ def _parse_runs(encoded: bytes) -> BatchView:
     return BatchView(producer, number, count, tuple(runs), encoded)
 
 
-def _decoded_bytes(encoded: bytes, at: int) -> int:
+def decoded_bytes_of(encoded: bytes, at: int = 0) -> int:
     """What the header of the run at ``at`` says of its body once decompressed."""
     decoded: int = _U32.unpack_from(encoded, at + 16)[0]
     return decoded

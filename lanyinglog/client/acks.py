@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple, NoReturn, overload
 
 import anyio
 
 from lanyinglog import service
-from lanyinglog.errors import LanyingError, OutcomeUnknown
+from lanyinglog.errors import LanyingError, Outcome, OutcomeUnknown
 
 
 class Ack(NamedTuple):
@@ -93,7 +93,9 @@ class Pending:
     def settle(self, count: int, result: service.Ack | LanyingError) -> None:
         """The next ``count`` messages were acknowledged, as ``result`` says, or failed with that error."""
         if isinstance(result, LanyingError):
-            self._error = self._error or result
+            # One part that may be stored makes the whole unknown (P7).
+            if self._error is None or (result.outcome is Outcome.UNKNOWN and self._error.outcome is Outcome.DEFINITE):
+                self._error = result
         else:
             self._acks.append(result)
         self._left -= count
@@ -108,7 +110,8 @@ class Pending:
         return (await self.wait_all())[0]
 
     async def wait_all(self) -> Acks:
-        """The acknowledgements, in order; raises the `LanyingError` of the first part that failed."""
+        """The acknowledgements, in order; raises the `LanyingError` of the first part that failed, or
+        of one that may be stored all the same."""
         if self._left:
             if self._event is None:
                 self._event = anyio.Event()
@@ -131,3 +134,10 @@ def copy_of(error: LanyingError) -> LanyingError:
     copy = type(error)(error.message, hint=error.hint)
     copy.outcome = error.outcome
     return copy
+
+
+def raise_again(failure: Exception) -> NoReturn:
+    """Raises ``failure``, of which more callers are to hear."""
+    if isinstance(failure, LanyingError):
+        raise copy_of(failure) from failure
+    raise failure

@@ -131,7 +131,7 @@ class Client:
         on_ack: Callable[[service.Ack], None] | None = None,
     ) -> Publisher:
         """A pipeline for many messages: ``with client.publisher() as p: p.send(...)``. ``on_ack`` is called in the
-        event loop's thread: it must be quick, and may not call this client."""
+        event loop's thread: it must be quick, and may not call this client. What it raises ends the publisher."""
         make = partial(
             self._client.publisher,
             linger=linger,

@@ -198,7 +198,8 @@ class Client:
         ``batch_messages``: where it is full.
         ``compression``: ``lz4``, ``zstd`` or None. ``buffer_bytes``: what may wait to be sent; beyond it
         `Publisher.send` waits.
-        ``timeout``: how long there may be no acknowledgement before it fails. ``on_ack`` is told of every batch.
+        ``timeout``: how long there may be no acknowledgement before it fails. ``on_ack`` is told of every batch;
+        what it raises ends the publisher.
         `BadRequest` for settings out of bounds.
         """
         settings = PublisherSettings(

@@ -38,6 +38,7 @@ class Loop:
         self._errand_came: anyio.Event
         # Left in reverse: first what is entered from here on, then all calls, then the thread is waited for.
         self._tasks: TaskGroup = self.enter(self._working())
+        self._calls: set[_Call[Any]] = set()  # what callers wait for
         self._open = True  # for callers
         self._ended = False  # in the loop: no call begins any more
         _open_loops.add(self)
@@ -48,6 +49,7 @@ class Loop:
             raise NotSent("the client is closed")
         call = _Call(function, args)
         try:
+            self._calls.add(call)
             self._soon(self._bring, partial(self._begin, call))
             error, value = call.outcome.get()
         except RuntimeError as failure:  # the loop has ended since we looked
@@ -55,6 +57,8 @@ class Loop:
         except BaseException:
             self._cancel(call)
             raise
+        finally:
+            self._calls.discard(call)
         if error is not None:
             raise error
         return value  # type: ignore[return-value]  # without an error there is one
@@ -84,7 +88,11 @@ class Loop:
         if self._open:
             self._open = False
             _open_loops.discard(self)
-            self._stack.close()
+            try:
+                self._stack.close()
+            finally:
+                for call in list(self._calls):  # what came when the loop did nothing any more, and was not closed yet
+                    call.outcome.put((NotSent("the client is closed"), None))
 
     def _cancel(self, call: _Call[Any]) -> None:
         try:
@@ -104,9 +112,13 @@ class Loop:
                 tasks.cancel_scope.cancel()
 
     def _bring(self, errand: Callable[[], None]) -> None:
-        """Called by the loop itself, between its tasks: have a task do ``errand``, for only a task may start others."""
+        """Called by the loop itself, between its tasks: have a task do ``errand``, for only a task may start others.
+        Once that task has ended nothing is started any more, so that ``errand`` is done here."""
         self._errands.append(errand)
-        self._errand_came.set()
+        if self._ended:
+            self._do_errands()
+        else:
+            self._errand_came.set()
 
     async def _run_errands(self) -> None:
         try:

@@ -1,4 +1,7 @@
-"""Questions to the cluster that one reply answers: topics, how each node is, which message is the newest."""
+"""Questions to the cluster that one reply answers: topics, how each node is, which message is the newest.
+
+What a leader is asked to do may take it long, for it waits for other nodes: it is waited for while it answers pings.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from typing import Any, TypeVar
 
 import anyio
 
-from lanyinglog.client.leader import Servers
+from lanyinglog.client.leader import NO_PROBLEM, Servers
 from lanyinglog.client.link import Link, LinkLost
 from lanyinglog.client.timing import Backoff
 from lanyinglog.config import Address
@@ -86,17 +89,18 @@ async def transfer_leadership(servers: Servers, node: str | None, *, timeout: fl
         while True:
             link = await servers.open_leader()
             try:
-                reply = await link.ask(Transfer(servers.log, node))
+                reply = await link.ask(Transfer(servers.log, node), silence_s=servers.timing.silence_s)
             except NotLeader as error:  # it did when it was found
                 servers.leader = servers.learn(error.hint)
                 continue
             except LinkLost as error:
+                servers.doubt(link.address)
                 raise Unavailable(f"the leader was lost while it handed over: {error}") from error
             finally:
                 await link.aclose()
             if not isinstance(reply, Transferred):
                 raise Unavailable(f"{link.address} answered a transfer with {reply.NAME}")
-            servers.leader = None
+            servers.leader, servers.last_problem = None, NO_PROBLEM
             return reply.leader
     raise Unavailable(f"no leader handed over within {timeout:g} s: {servers.last_problem}")
 
@@ -128,8 +132,9 @@ async def _ask_leader(servers: Servers, request: Message, kind: type[Reply], tim
         while True:
             link = await servers.open_leader()
             try:
-                reply = await link.ask(request)
+                reply = await link.ask(request, silence_s=servers.timing.silence_s)
                 if isinstance(reply, kind):
+                    servers.last_problem = NO_PROBLEM
                     return reply
                 servers.last_problem = f"{link.address} answered with {reply.NAME}"
             except NotLeader as error:  # it did when it was found

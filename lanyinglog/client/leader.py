@@ -4,6 +4,9 @@ A client knows the servers it was given and those that nodes name as leader. To 
 side, each again and again with its own pauses, until one says that it leads: a server that hangs costs nothing but
 itself, so that writes resume as soon as a new leader stands (P9). A node that does not host the log ends the search:
 all nodes of a cluster host the same logs, from the moment on in which they listen.
+
+It keeps `SERVERS_MAX` in mind and learns others all the same, for nodes come back under other addresses: the one that
+has failed longest makes room. What the user named is never forgotten, and what was reached is so last.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from lanyinglog.client.timing import Backoff, Timing
 from lanyinglog.config import Address, parse_address
 from lanyinglog.errors import ConfigError, LanyingError, UnknownLog, UnsupportedVersion
 
+NO_PROBLEM = "no server said why"
 SERVERS_MAX = 64
 """Servers a client keeps in mind: a cluster has far fewer, a lying one could name any number."""
 
@@ -39,8 +43,11 @@ class Servers:
         self.leader: Address | None = None
         """Who led when last seen; None if there is reason to doubt it."""
         self.last_problem = "no server was tried yet"
+        """For errors: what was last in the way. `NO_PROBLEM` once something succeeded."""
         self.unanswered: str | None = ""
         """Why no server has answered so far: empty before the first was tried, None once one has."""
+        self._reached: dict[Address, None] = {}  # those whose last try succeeded, and ...
+        self._failing: dict[Address, None] = {}  # ... failed, in the order in which that began
         self._strangers: dict[Address, UnsupportedVersion] = {}  # servers that speak another version
 
     def learn(self, text: str | None) -> Address | None:
@@ -49,11 +56,23 @@ class Servers:
             address = parse_address("leader_client", text) if text else None
         except ConfigError:
             return None
-        if address is None or (address not in self.addresses and len(self.addresses) >= SERVERS_MAX):
+        if address is None or address in self.addresses:
+            return address
+        if len(self.addresses) >= SERVERS_MAX and not self._forget_one():
             return None
-        if address not in self.addresses:
-            self.addresses.append(address)
+        self.addresses.append(address)
         return address
+
+    def _forget_one(self) -> bool:
+        """Make room for another server; False if there is none to be had."""
+        untried = (one for one in self.addresses if one not in self._reached)
+        for address in (*self._failing, *untried, *self._reached):
+            if address not in self.given and address != self.leader:
+                self.addresses.remove(address)
+                for known in (self._failing, self._reached, self._strangers):
+                    known.pop(address, None)
+                return True
+        return False
 
     def doubt(self, address: Address) -> None:
         """``address`` failed as a leader."""
@@ -79,18 +98,27 @@ class Servers:
             if self.unanswered is not None:
                 self.unanswered = self.last_problem
             self._strangers.pop(address, None)
+            self._note(address, reached=False)
             return None
         except UnsupportedVersion as error:
             self.unanswered = None
             self.last_problem = f"{address}: {error.message}"
             self._strangers[address] = error
+            self._note(address, reached=False)
             if self._strangers.keys() >= set(self.addresses):
                 raise UnsupportedVersion(self.last_problem) from error
             return None
         self.unanswered = None
         self._strangers.pop(address, None)
+        self._note(address, reached=True)
         self.learn(link.welcome.leader_client)
         return link
+
+    def _note(self, address: Address, *, reached: bool) -> None:
+        now, before = (self._reached, self._failing) if reached else (self._failing, self._reached)
+        before.pop(address, None)
+        if address in self.addresses:  # it may have been forgotten while it was tried
+            now.setdefault(address)
 
     async def open_leader(self) -> Link:
         """A connection to the leader, however long it takes: the caller sets the limit. `UnsupportedVersion`,
@@ -153,6 +181,9 @@ class _Search:
             raise self._error
         assert self._found is not None
         self._servers.leader = self._found.address
+        address = str(self._found.address)
+        if not self._servers.last_problem.startswith(address):  # what it was with others is over
+            self._servers.last_problem = f"{address}, which leads, has not answered"
         return self._found
 
     async def abandon(self) -> None:
@@ -161,7 +192,7 @@ class _Search:
             await self._found.aclose()
 
     def _watch(self, address: Address, delay_s: float) -> None:
-        if address not in self._watched:
+        if address not in self._watched and len(self._watched) < SERVERS_MAX:
             self._watched.add(address)
             self._tasks.start_soon(self._ask_again_and_again, address, delay_s)
 
@@ -169,6 +200,9 @@ class _Search:
         await anyio.sleep(delay_s)
         backoff = Backoff(self._servers.timing)
         while self._found is None:
+            if address not in self._servers.addresses:  # forgotten, for another
+                self._watched.discard(address)
+                return
             try:
                 link = await self._open_if_leader(address)
             except (UnsupportedVersion, UnknownLog) as error:

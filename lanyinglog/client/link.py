@@ -7,6 +7,7 @@ request is for the layers above to say.
 
 from __future__ import annotations
 
+import math
 import ssl
 from collections.abc import Sequence
 
@@ -19,7 +20,7 @@ from lanyinglog.errors import ProtocolError, UnsupportedVersion
 from lanyinglog.tls import WITHOUT_A_WORD
 from lanyinglog.wire.connection import Connection, Received, Role
 from lanyinglog.wire.frames import REQUEST_MAX
-from lanyinglog.wire.messages import Error, Hello, Message, Status, StatusReply, Welcome
+from lanyinglog.wire.messages import Error, Hello, Message, Ping, Status, StatusReply, Welcome
 
 RECEIVE_BYTES = 1 << 18
 """Read at a time: a full push in few reads."""
@@ -141,19 +142,28 @@ class Link:
         self._ended = f"{self.address} closed the connection: {error.message}"
         raise LinkLost(self._ended)
 
-    async def ask(self, message: Message) -> Message:
-        """Sends a request and waits for its one reply; for a connection on which nothing else happens.
+    async def ask(self, message: Message, *, silence_s: float = math.inf) -> Message:
+        """Sends a request and waits for its one reply; for a connection on which nothing else happens. That may take as
+        long as it likes if only the node is not silent for ``silence_s``: it is asked by a ping at half of it.
 
         Raises the `LanyingError` that the node answers with."""
         request = self.new_request()
         await self.send(message, request)
         while True:
-            for other, reply in await self.receive():
+            for other, reply in await self._receive_within(silence_s):
                 if other != request:
                     continue
                 if isinstance(reply, Error):
                     raise reply.exception()
                 return reply
+
+    async def _receive_within(self, silence_s: float) -> list[Received]:
+        for message in (None, Ping()):
+            with anyio.move_on_after(silence_s / 2):
+                if message is not None:
+                    await self.send(message, self.new_request())
+                return await self.receive()
+        raise LinkLost(f"{self.address} was silent for {silence_s:g} s")
 
     async def aclose(self) -> None:
         """Closes it at once, without waiting for anything."""

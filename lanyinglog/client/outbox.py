@@ -10,7 +10,8 @@ what it does not: how much the last batch shrank says how much goes into the nex
 batch may have, it is cut up and encoded again.
 
 Adding is safe from any thread (a lock is held for some microseconds), so that the blocking client can fill the outbox
-without a hop to the event loop. Taking belongs to the event loop.
+without a hop to the event loop. Taking belongs to the event loop. Once the outbox is shut, adding raises: what a thread
+adds is either given to who settles it, or refused.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from itertools import accumulate, chain
 from typing import TypeVar
 
 from lanyinglog import record, service
-from lanyinglog.client.acks import Pending
+from lanyinglog.client.acks import Pending, raise_again
 from lanyinglog.compression import CODEC_NONE
 from lanyinglog.errors import BadBatch, LanyingError
 from lanyinglog.topics import check_topic
@@ -88,7 +89,7 @@ class Outbox:
         self, *, batch_bytes: int, batch_messages: int, plain_bytes_max: int, linger_s: float, compression: int
     ) -> None:
         self._batch_bytes = batch_bytes
-        self._plain_bytes_max = max(plain_bytes_max, batch_bytes)
+        self._plain_bytes_max = min(max(plain_bytes_max, batch_bytes), record.DECODED_BYTES_MAX)
         self._draft_bytes = batch_bytes  # what goes into the next batch, before compression
         self._batch_messages = batch_messages
         self._linger_s = linger_s
@@ -96,6 +97,7 @@ class Outbox:
         self._lock = threading.Lock()
         self._closed: deque[_Draft | Batch] = deque()  # full, or whole: to be taken in this order, then ...
         self._open = _Draft()
+        self._failure: Exception | None = None  # why nothing more is taken in
         self.messages = 0
         """Messages added and not taken."""
         self.added = 0
@@ -106,8 +108,9 @@ class Outbox:
     def add(self, parcel: Parcel) -> bool:
         """Put ``parcel`` behind all others; whether `take` has something now that it had not.
 
-        What does not fit the open batch begins a new one."""
+        What does not fit the open batch begins a new one. Raises the failure of an outbox that is shut."""
         with self._lock:
+            self._raise_failure()
             before = len(self._closed) + bool(self._open.parcels)
             if not self._open.fits(parcel, self._draft_bytes, self._batch_messages):
                 self._close()
@@ -149,11 +152,16 @@ class Outbox:
         return news
 
     def add_whole(self, batch: Batch) -> None:
-        """Put an encoded ``batch`` behind all others; it stays one batch (P3)."""
+        """Put an encoded ``batch`` behind all others; it stays one batch (P3). Raises as `add` does."""
         with self._lock:
+            self._raise_failure()
             self._close()
             self._closed.append(batch)
             self._count(batch.count, batch.bytes)
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise_again(self._failure)
 
     def _count(self, messages: int, size: int) -> None:
         self.messages += messages
@@ -206,6 +214,21 @@ class Outbox:
             fitting = int(SHRINKS_AGAIN * draft.bytes / batch.bytes * self._batch_bytes)
             self._draft_bytes = min(max(fitting, self._batch_bytes), self._plain_bytes_max)
         return batch
+
+    def drain(self) -> list[Batch]:
+        """All there is, as batches that are only to be settled: they are not encoded."""
+        with self._lock:
+            self._close()
+            drained = [one if isinstance(one, Batch) else one.unencoded() for one in self._closed]
+            self._closed.clear()
+            self.messages = self.bytes = 0
+        return drained
+
+    def shut(self, failure: Exception) -> list[Batch]:
+        """`drain` it for good: from now on adding raises ``failure``."""
+        with self._lock:
+            self._failure = failure
+        return self.drain()
 
     def withdraw(self, pending: Pending) -> int:
         """Drop all that ``pending`` alone waits for; how many messages that were."""
@@ -278,6 +301,10 @@ class _Draft:
             drafts[-1].add(parcel)
         return drafts
 
+    def unencoded(self) -> Batch:
+        """What tells all waiters, and can't be sent."""
+        return Batch((), self.count, self.bytes, _waiters(self.parcels))
+
     def remove(self, parcel: Parcel) -> None:
         self.parcels.remove(parcel)
         self.count -= len(parcel.payloads)
@@ -340,17 +367,13 @@ def _checked_bytes(name: str, value: bytes) -> bytes:
 def encode(parcels: Sequence[Parcel], compression: int) -> Batch:
     """``parcels`` as a batch: neighbours of one topic become one run. `BadBatch` if over a limit."""
     runs = []
-    waiters: list[tuple[Pending, int, int]] = []
-    count = at = 0
+    count = sum(len(parcel.payloads) for parcel in parcels)
+    at = 0
     while at < len(parcels):
         stop = at + 1
         while stop < len(parcels) and parcels[stop].topic == parcels[at].topic:
             stop += 1
         runs.append(_encode_run(parcels[at:stop], compression))
-        for parcel in parcels[at:stop]:
-            if parcel.pending is not None:
-                waiters.append((parcel.pending, count, len(parcel.payloads)))
-            count += len(parcel.payloads)
         at = stop
     size = record.BATCH_HEADER_BYTES + sum(len(head) + len(body) for head, body in runs)
     if size > record.BATCH_BYTES_MAX or count > record.MESSAGES_MAX or len(runs) > record.RUNS_MAX:
@@ -358,7 +381,21 @@ def encode(parcels: Sequence[Parcel], compression: int) -> Batch:
             f"a batch of {size} bytes, {count} messages, {len(runs)} runs;"
             f" at most {record.BATCH_BYTES_MAX}, {record.MESSAGES_MAX}, {record.RUNS_MAX} are allowed"
         )
-    return Batch(tuple(runs), count, size, tuple(waiters))
+    plain_bytes = sum(record.decoded_bytes_of(head) for head, _ in runs)
+    if plain_bytes > record.DECODED_BYTES_MAX:
+        raise BadBatch(f"a batch of {plain_bytes} decoded bytes; at most {record.DECODED_BYTES_MAX} are allowed")
+    return Batch(tuple(runs), count, size, _waiters(parcels))
+
+
+def _waiters(parcels: Sequence[Parcel]) -> tuple[tuple[Pending, int, int], ...]:
+    """Who waits for which messages of a batch of ``parcels``: see `Batch`."""
+    waiters = []
+    count = 0
+    for parcel in parcels:
+        if parcel.pending is not None:
+            waiters.append((parcel.pending, count, len(parcel.payloads)))
+        count += len(parcel.payloads)
+    return tuple(waiters)
 
 
 def _encode_run(parcels: Sequence[Parcel], compression: int) -> record.RunParts:

@@ -104,7 +104,7 @@ class Producer(Generic[B]):
     """The pipeline of one producer. ``new_id`` gives 16 random bytes at each call.
 
     With ``stop_at_failure`` nothing behind a batch that failed is stored: all of it fails too, so that what is stored
-    is a prefix of what was pushed. Otherwise the others go on.
+    is a prefix of what was pushed, and what is pushed later fails at once. Otherwise the others go on.
     """
 
     def __init__(self, *, new_id: Callable[[], bytes], window: int = WINDOW, stop_at_failure: bool = False) -> None:
@@ -117,6 +117,7 @@ class Producer(Generic[B]):
         self._window: deque[Flight[B]] = deque()
         self._waiting: deque[B] = deque()
         self._settled: list[tuple[B, Result]] = []
+        self._stopped: str | None = None  # why nothing is sent any more
 
     # --------------------------------------------------------------------------------------------- caller -> pipeline
     @property
@@ -135,16 +136,25 @@ class Producer(Generic[B]):
         return any(flight.state is _State.SENT for flight in self._window)
 
     @property
+    def has_settled(self) -> bool:
+        """Whether `take_settled` has something."""
+        return bool(self._settled)
+
+    @property
     def has_to_send(self) -> bool:
         """Whether something waits that was not sent, or has to be sent again."""
         return bool(self._waiting) or any(flight.state in (_State.READY, _State.HELD) for flight in self._window)
 
     def push(self, batch: B) -> None:
-        """Put ``batch`` behind all others."""
-        self._waiting.append(batch)
+        """Put ``batch`` behind all others; behind a stop it is settled at once: `NotSent`."""
+        if self._stopped is None:
+            self._waiting.append(batch)
+        else:
+            self._settled.append((batch, NotSent(self._stopped)))
 
     def next_send(self) -> Flight[B] | None:
-        """The flight to send now, marked as sent; None if all must wait for answers or there is nothing."""
+        """The flight to send now, marked as sent; None if all must wait for answers or there is nothing. A batch that
+        can't be encoded is settled on the way."""
         before: Flight[B] | None = None  # the unsettled flight in front
         for flight in self._window:
             if flight.state is _State.DONE:
@@ -154,13 +164,25 @@ class Producer(Generic[B]):
             if flight.state is _State.READY or (flight.state is _State.HELD and _resent(before, flight.held_at)):
                 return self._send(flight, is_head=before is None)
             before = flight
-        if not self._waiting or len(self._window) >= self._window_max:
-            return None
-        batch = self._waiting.popleft()
-        self._last_number += 1
-        flight = Flight(batch, self._last_number, record.encode_batch(self._id, self._last_number, batch.runs))
-        self._window.append(flight)
-        return self._send(flight, is_head=before is None)
+        fresh = self._next_numbered()
+        return None if fresh is None else self._send(fresh, is_head=before is None)
+
+    def _next_numbered(self) -> Flight[B] | None:
+        """The next batch that waits, as a flight, if the window has room for it."""
+        while self._waiting and len(self._window) < self._window_max:
+            batch = self._waiting.popleft()
+            number = self._last_number + 1
+            try:
+                flight = Flight(batch, number, record.encode_batch(self._id, number, batch.runs))
+            except LanyingError as error:  # it never had a number: the others go on
+                self._settled.append((batch, error))
+                if self._stop_at_failure:
+                    self.stop(f"a batch before it failed: {error.message}")
+                continue
+            self._last_number = number
+            self._window.append(flight)
+            return flight
+        return None
 
     def _send(self, flight: Flight[B], *, is_head: bool) -> Flight[B]:
         self._sends += 1
@@ -193,12 +215,19 @@ class Producer(Generic[B]):
     def give_up(self, reason: str, *, unsent: LanyingError | None = None) -> None:
         """Settle everything: unknown if it may be stored, else definite (``unsent``, or `NotSent`)."""
         unsent = unsent or NotSent(reason)
+        if self._stop_at_failure:
+            self._stopped = self._stopped or reason
         while self._window:
             flight = self._window.popleft()
             self._settle(flight, OutcomeUnknown(reason) if flight.may_be_stored else unsent)
         while self._waiting:
             self._settled.append((self._waiting.popleft(), unsent))
         self._start_over()
+
+    def stop(self, reason: str) -> None:
+        """`give_up`, for good: nothing is sent any more."""
+        self._stopped = self._stopped or reason
+        self.give_up(reason)
 
     def take_settled(self) -> list[tuple[B, Result]]:
         """What became of batches since the last call, in the order in which it was learnt."""
@@ -213,6 +242,8 @@ class Producer(Generic[B]):
         if ack.count != flight.batch.count:
             error = f"batch {flight.number} has {flight.batch.count} messages, {ack.count} were acknowledged"
             self._settle(flight, ContinuityError(error))
+            if self._stop_at_failure:
+                self.stop(f"a batch before it failed: {error}")
         else:
             self._settle(flight, ack)
         self._advance()
@@ -269,7 +300,7 @@ class Producer(Generic[B]):
         self._start_over()
         failed = not isinstance(error, ProducerUnknown) or refused.tainted or refused.number == 1
         if self._stop_at_failure and failed:
-            self.give_up(f"a batch before it failed: {error.message}")
+            self.stop(f"a batch before it failed: {error.message}")
 
     def _start_over(self) -> None:
         self._window.clear()

@@ -6,6 +6,7 @@ failure.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import anyio.lowlevel
 from anyio.abc import TaskGroup
 
 from lanyinglog import record, service
-from lanyinglog.client.acks import Pending, copy_of
+from lanyinglog.client.acks import Pending, raise_again
 from lanyinglog.client.heap import keep_freed_memory
 from lanyinglog.client.leader import Servers
 from lanyinglog.client.outbox import BATCH_BYTES_MAX, Batch, Outbox, checked_payloads, encode, parcel_of
@@ -77,7 +78,9 @@ class Publisher:
     """Sends messages in order (P5), batched and pipelined. Made by `Client.publisher`; use it with ``async with``.
 
     Leaving the block waits until everything is settled and raises the first failure. A publisher stops at its first
-    failure: nothing behind the failed batch is stored, so what is stored is a prefix of what was sent.
+    failure: nothing behind the failed batch is stored, so what is stored is a prefix of what was sent. The rest fails
+    in the same step, and whatever is sent later raises the failure. What ``on_ack`` raises is such a failure, and so is
+    a defect in here: it harms no other publisher of the client.
     """
 
     def __init__(
@@ -110,7 +113,7 @@ class Publisher:
         self._pump = Pump(servers, self._outbox, self._producer, self._note)
         self._scope = anyio.CancelScope()
         self._stopped = anyio.Event()
-        self._failure: LanyingError | None = NotSent("the publisher is not open: use it with `async with`")
+        self._failure: Exception | None = NotSent("the publisher is not open: use it with `async with`")
         self._settled = 0  # messages, acknowledged or failed
         self._yield_due = False  # a batch was closed: let the pump take it
         self.acknowledged = 0
@@ -148,19 +151,29 @@ class Publisher:
                     if self._settings.stop_at_failure:
                         tasks.start_soon(self._watch_progress)
                     await self._pump.run()
+        except Exception as error:  # a defect: this publisher's owner hears of it, and the client goes on
+            self._fail(cause := _cause_of(error), f"the publisher ended: {cause!r}")
         finally:
             # Also if the client was closed around it: whoever waits must hear of it.
             self._failure = self._failure or NotSent("the publisher is closed")
-            self._pump.give_up("the publisher was closed")
+            self._pump.stop(self._failure, "the publisher was closed")
             self._stopped.set()
 
+    def _fail(self, failure: Exception, reason: str) -> None:
+        """Stop for ``failure``, if it is the first."""
+        if self._failure is None:
+            self._failure = failure
+            self._pump.stop(failure, reason)
+
     async def _watch_progress(self) -> None:
-        """Gives up when nothing was settled for ``timeout`` although something is to be."""
-        settled, since = self._settled, anyio.current_time()
+        """Gives up when nothing was settled for ``timeout`` although something was due all that time."""
+        settled, since = self._settled, math.inf
         while True:
             await anyio.sleep(min(0.5, self._timeout / 4))
             now = anyio.current_time()
-            if self._pump.is_idle or settled != self._settled:
+            if not self._pump.is_due:
+                since = math.inf
+            elif settled != self._settled or since == math.inf:
                 settled, since = self._settled, now
             elif now - since > self._timeout:
                 self._pump.give_up(self._too_late())
@@ -174,14 +187,17 @@ class Publisher:
         self._settled += batch.count
         if isinstance(result, LanyingError):
             if self._settings.stop_at_failure:
-                self._failure = self._failure or result
+                self._fail(result, f"a batch before it failed: {result.message}")
             return
         last_seq = result.first_seq + result.count - 1
         self.acknowledged += result.count
         self.first_seq = result.first_seq if self.first_seq is None else min(self.first_seq, result.first_seq)
         self.last_seq = last_seq if self.last_seq is None else max(self.last_seq, last_seq)
-        if self._on_ack is not None:
-            self._on_ack(result)
+        if self._on_ack is not None and self._failure is None:
+            try:
+                self._on_ack(result)
+            except Exception as error:  # the user's: raised where the user is, and nowhere else
+                self._fail(error, f"on_ack raised {error!r}")
 
     # ------------------------------------------------------------------------------------------------- sending
     async def send(
@@ -236,7 +252,7 @@ class Publisher:
 
     def _raise_failure(self) -> None:
         if self._failure is not None:
-            raise copy_of(self._failure) from self._failure
+            raise_again(self._failure)
 
     # ------------------------------------------------------------------ for the client and its blocking twin
     # Safe from any thread; True asks for a wake-up of the pump, on the event loop's thread, if it is sleeping.
@@ -251,10 +267,7 @@ class Publisher:
     ) -> bool:
         """Queue one message, full or not."""
         self._raise_failure()
-        news = self._outbox.add(parcel_of(topic, payload, key, headers, pending))
-        if self._failure is not None and pending is not None and self._outbox.withdraw(pending):
-            self._raise_failure()  # it failed while a foreign thread was here: nobody else would tell
-        return news
+        return self._outbox.add(parcel_of(topic, payload, key, headers, pending))
 
     def add_many(self, topic: str, payloads: Sequence[bytes], pending: Pending | None = None) -> bool:
         """Queue ``payloads``, full or not."""
@@ -275,6 +288,7 @@ class Publisher:
         dropped = self._outbox.withdraw(pending)
         while (batch := self._producer.withdraw(lambda batch: batch.waits_only(pending))) is not None:
             dropped += batch.count
+        self._pump.tell_progress()  # there may be room now
         return (NotSent if dropped == pending.count else OutcomeUnknown)(self._too_late())
 
     @property
@@ -285,3 +299,10 @@ class Publisher:
     def wake(self) -> None:
         """Wake the pump. Only from the event loop's thread."""
         self._pump.wake()
+
+
+def _cause_of(error: Exception) -> Exception:
+    """The one that task groups have wrapped up."""
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error

@@ -1,7 +1,11 @@
 """The pump: one task that keeps a producer's pipeline moving, over whichever node leads.
 
 Whenever something is unsettled it looks for the leader, and then sends, receives and watches side by side until that
-connection ends; then it starts over. It never raises: results go to `settled`, who waits is told by the batches.
+connection ends; then it starts over. Results go to `settled`, who waits is told by the batches. It raises nothing but
+defects: its owner settles the rest then.
+
+A publisher's failure stops it in the step in which that is learnt: what is on its way, in the pipeline and in the
+outbox is settled before anything else can be sent, and the outbox is shut.
 
 A connection ends when either side closes it, when the node says that it no longer leads, or when the node owes an
 answer and is silent (`Timing.silence_s`; asked by a ping at half of it), or answers pings and nothing else
@@ -15,7 +19,7 @@ from collections.abc import Awaitable, Callable
 import anyio
 import anyio.lowlevel
 
-from lanyinglog.client.leader import Servers
+from lanyinglog.client.leader import NO_PROBLEM, Servers
 from lanyinglog.client.link import SEND_BYTES, Link, LinkLost
 from lanyinglog.client.outbox import Batch, Outbox
 from lanyinglog.client.producer import Advice, Flight, Producer, Result
@@ -89,33 +93,48 @@ class Pump:
         """Whether nothing is unsettled."""
         return self._outbox.messages == 0 and self._producer.unsettled == 0
 
+    @property
+    def is_due(self) -> bool:
+        """Whether something is unsettled that no linger holds back."""
+        return self._producer.unsettled > 0 or self._outbox.ready_in(hurry=self.hurry > 0) == 0.0
+
     def wake(self) -> None:
         """There is something to send, or to send sooner. Only from the event loop's thread."""
         self._work.set()
 
     async def wait_progress(self) -> None:
-        """Returns when the next answers have come, or a batch has left the outbox."""
+        """Returns when the next answers have come, or something has left the outbox."""
         if self._progress is None:
             self._progress = anyio.Event()
         await self._progress.wait()
 
     def deliver(self) -> None:
-        """Hand on what the pipeline has settled."""
-        for batch, result in self._producer.take_settled():
-            batch.settle(result)
+        """Hand on what the pipeline has settled; ``settled`` may call `stop`."""
+        settled = self._producer.take_settled()
+        for batch, result in settled:
+            batch.settle(result)  # first all of these: whatever comes of a callback, nobody waits in vain
+        for batch, result in settled:
             self._settled(batch, result)
-        self._tell_progress()
+        self.tell_progress()
 
-    def _tell_progress(self) -> None:
+    def tell_progress(self) -> None:
+        """Wake whoever waits for some: something was settled, or there is room."""
         if self._progress is not None:
             self._progress.set()
             self._progress = None
 
     def give_up(self, reason: str, *, unsent: LanyingError | None = None) -> None:
         """Settle everything: unknown if it may be stored, else definite (``unsent``, or `NotSent`)."""
-        while (batch := self._outbox.take()) is not None:
+        for batch in self._outbox.drain():
             self._producer.push(batch)
         self._producer.give_up(reason, unsent=unsent)
+        self.deliver()
+
+    def stop(self, failure: Exception, reason: str) -> None:
+        """`give_up`, for good: whoever adds to the outbox gets ``failure``."""
+        for batch in self._outbox.shut(failure):
+            self._producer.push(batch)
+        self._producer.stop(reason)
         self.deliver()
 
     # ------------------------------------------------------------------------------------------------------- task
@@ -217,20 +236,24 @@ class Pump:
         batch = self._outbox.take()
         if batch is not None:
             self._producer.push(batch)
-            self._tell_progress()
+            self.tell_progress()
 
     def _next_flight(self) -> Flight[Batch] | None:
         owed = self._producer.awaits_answer
         flight = self._producer.next_send()
         if flight is not None and not owed:
             self._owed_since = anyio.current_time()
+        if self._producer.has_settled:
+            self.deliver()
         return flight
 
     async def _receive(self, link: Link) -> None:
         while not (self._leaving and not self._producer.awaits_answer):
-            for received in await link.receive():
-                self._take_answer(link, received)
-            self.deliver()
+            try:
+                for received in await link.receive():
+                    self._take_answer(link, received)
+            finally:
+                self.deliver()  # also what came before an answer that ends the connection
             if self._outbox.messages or self._producer.has_to_send or self._leaving:
                 self._work.set()
 
@@ -242,6 +265,7 @@ class Pump:
         if isinstance(received.message, Acked):
             message = received.message
             self._backoff.reset()
+            self._servers.last_problem = NO_PROBLEM
             ack = Ack(message.first_seq, message.count, message.timestamp, message.duplicate)
             self._producer.acked(flight, ack)
         elif isinstance(received.message, Error):

@@ -12,8 +12,11 @@ from typing import Any
 import anyio
 import pytest
 from client.loopback import QUICK, Loopback
+from memory_service import MemoryTicket
 
 import lanyinglog
+from lanyinglog.client.acks import Pending
+from lanyinglog.client.outbox import Batch
 from lanyinglog.client.publisher import PublisherSettings
 from lanyinglog.client.subscription import CREDIT_BYTES
 from lanyinglog.errors import (
@@ -25,11 +28,13 @@ from lanyinglog.errors import (
     NotSent,
     Outcome,
     OutcomeUnknown,
+    StorageFull,
     TooManyTopics,
     Trimmed,
     Unavailable,
     UnknownLog,
 )
+from lanyinglog.record import BatchView
 
 
 def go(backend: str, function: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
@@ -45,6 +50,15 @@ def go(backend: str, function: Callable[..., Awaitable[Any]], *arguments: Any) -
 def connect(cluster: Loopback, *places: int, timeout: float = 10.0, **options: Any) -> Any:
     servers = [cluster.servers[place] for place in places] or cluster.servers
     return lanyinglog.connect(servers, timeout=timeout, timing=QUICK, **options)
+
+
+async def ending(pending: Awaitable[object]) -> type[Exception] | None:
+    """How ``pending`` failed, if it did."""
+    try:
+        await pending
+    except LanyingError as error:
+        return type(error)
+    return None
 
 
 async def read_all(client: lanyinglog.Client, filter: str = ">", **options: Any) -> list[lanyinglog.Message]:
@@ -157,6 +171,14 @@ def test_linger_waits_for_more_and_flush_does_not(cluster: Loopback, backend: st
             await publisher.flush()
             assert [(await one).seq for one in pending] == list(range(1, 101))
             assert len(cluster.log._items) == 1
+
+    go(backend, main)
+
+
+def test_what_lingers_uses_up_no_patience(cluster: Loopback, backend: str) -> None:
+    async def main() -> None:
+        async with connect(cluster) as client, client.publisher(linger=0.8, timeout=0.4) as publisher:
+            assert (await (await publisher.send("t", b"x"))).seq == 1
 
     go(backend, main)
 
@@ -289,6 +311,29 @@ def test_a_cancelled_publish_is_withdrawn(three: Loopback, backend: str) -> None
     go(backend, main)
 
 
+def test_who_waits_for_room_goes_on_when_what_filled_the_buffer_is_withdrawn(three: Loopback, backend: str) -> None:
+    async def main() -> None:
+        three.lead(None)
+        async with connect(three, timeout=60) as client, anyio.create_task_group() as tasks:
+            filler = anyio.CancelScope()
+
+            async def fill() -> None:
+                with filler:
+                    await client.publish_many("t", [bytes(500_000)] * 20)
+
+            tasks.start_soon(fill)
+            await anyio.wait_all_tasks_blocked()
+            assert client._shared.is_full
+            tasks.start_soon(client.publish, "t", b"patient")
+            await anyio.wait_all_tasks_blocked()
+            filler.cancel()
+            await anyio.wait_all_tasks_blocked()
+            three.lead(0)
+        assert three.log.last_seq == 1
+
+    go(backend, main)
+
+
 def test_a_publisher_stops_at_its_first_failure(cluster: Loopback, backend: str) -> None:
     async def main() -> None:
         async with connect(cluster) as client:
@@ -304,6 +349,99 @@ def test_a_publisher_stops_at_its_first_failure(cluster: Loopback, backend: str)
                     await publisher.send("t", b"not any more")
             assert [message.payload for message in await read_all(client)] == [b"stored"]
             assert (await client.publish("t", b"the client goes on")).seq == 2
+
+    go(backend, main)
+
+
+@pytest.mark.parametrize("refusal", [TooManyTopics, StorageFull])
+def test_nothing_behind_a_refused_batch_is_stored_however_much_is_queued(
+    cluster: Loopback, backend: str, refusal: type[LanyingError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when the next batch would have been taken: a full disk may have room again in a moment."""
+    submit = cluster.log.submit
+
+    def refusing(batch: BatchView, *, received: float) -> MemoryTicket:
+        if any(run.topic == "u" for run in batch.runs):
+            raise refusal("no room for it")
+        return submit(batch, received=received)
+
+    monkeypatch.setattr(cluster.log, "submit", refusing)
+
+    async def main() -> None:
+        async with connect(cluster) as client:
+            cluster.lead(None)
+            with pytest.raises(refusal):
+                async with client.publisher(batch_messages=1) as publisher:
+                    first = await publisher.send("t", b"first")
+                    refused = await publisher.send("u", b"refused")
+                    behind = [await publisher.send("t", b"%d" % place) for place in range(40)]
+                    cluster.lead(0)
+                    assert (await first).seq == 1
+                    with pytest.raises(refusal):
+                        await refused
+                    for pending in behind:
+                        with pytest.raises(NotSent, match="no room for it"):
+                            await pending
+            assert [message.payload for message in await read_all(client)] == [b"first"]
+
+    go(backend, main)
+
+
+def test_what_on_ack_raises_comes_out_of_its_publisher_and_harms_nobody_else(cluster: Loopback, backend: str) -> None:
+    told: list[object] = []
+
+    def broken(ack: object) -> None:
+        told.append(ack)
+        raise ValueError("mine")
+
+    async def main() -> None:
+        cluster.log.held = True
+        async with connect(cluster) as client, client.publisher() as other:
+            with pytest.raises(ValueError, match="mine"):
+                async with client.publisher(on_ack=broken, batch_messages=1) as publisher:
+                    pendings = [await publisher.send("t", b"%d" % place) for place in range(20)]
+                    for _ in range(16):
+                        await cluster.wait_submitted()
+                    cluster.do(cluster.log.release)
+                    assert (await pendings[0]).seq == 1, "acknowledged all the same"
+                    ends = [await ending(pending) for pending in pendings]
+                    assert set(ends[-4:]) == {NotSent}
+                    with pytest.raises(ValueError, match="mine"):
+                        await publisher.send("t", b"later")
+            assert len(told) == 1 and publisher.acknowledged == ends.count(None)
+            await (await other.send("t", b"x"))
+            await client.publish("t", b"y")
+
+    go(backend, main)
+
+
+def test_a_defect_in_one_publisher_comes_out_of_it_and_harms_nobody_else(
+    cluster: Loopback, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def defect() -> None:
+        raise ZeroDivisionError("a defect")
+
+    async def main() -> None:
+        async with connect(cluster) as client:
+            with pytest.raises(ZeroDivisionError):
+                async with client.publisher() as publisher:
+                    monkeypatch.setattr(publisher._producer, "next_send", defect)
+                    pending = await publisher.send("t", b"x")
+                    with pytest.raises(NotSent, match="a defect"):
+                        await pending
+            assert (await client.publish("t", b"y")).seq == 1
+
+    go(backend, main)
+
+
+def test_a_batch_that_can_not_be_encoded_fails_alone(cluster: Loopback, backend: str) -> None:
+    async def main() -> None:
+        async with connect(cluster) as client:
+            broken = Pending(1)
+            client._shared._outbox.add_whole(Batch((), 1, 1, ((broken, 0, 1),)))
+            assert (await client.publish("t", b"x")).seq == 1
+            with pytest.raises(BadBatch):
+                await broken
 
     go(backend, main)
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import anyio
 import pytest
+import trio
 from client.loopback import QUICK, Loopback, cutting
 from client.test_client import connect, go, read_all
 
@@ -108,6 +109,20 @@ def test_a_leader_that_freezes_is_given_up(three: Loopback, backend: str) -> Non
     go(backend, main)
 
 
+def test_an_error_tells_of_no_problem_that_is_over(three: Loopback, backend: str) -> None:
+    async def main() -> None:
+        async with connect(three, 1) as client, anyio.create_task_group() as tasks:
+            three.log.held = True
+            tasks.start_soon(client.publish, "t", b"1")
+            await three.wait_submitted()  # the other node said that this one leads
+            assert client._servers.last_problem == f"{three.servers[0]}, which leads, has not answered"
+            three.do(three.log.release)
+            await client.publish("t", b"2")
+            assert client._servers.last_problem == "no server said why"
+
+    go(backend, main)
+
+
 def test_a_leader_that_answers_pings_and_nothing_else_is_given_up(three: Loopback, backend: str) -> None:
     async def main() -> None:
         three.log.held = True
@@ -121,6 +136,37 @@ def test_a_leader_that_answers_pings_and_nothing_else_is_given_up(three: Loopbac
                 assert three.proxies[0].connections > before
                 three.do(three.log.release)
             assert len(await read_all(client)) == 1
+
+    go(backend, main)
+
+
+def test_a_leader_that_freezes_while_it_changes_a_limit_is_given_up(
+    three: Loopback, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its answer may come as late as it likes, but not its signs of life; its successor is asked then."""
+
+    async def never(limits: object) -> None:
+        three.submitted.release()
+        await trio.sleep_forever()
+
+    async def at_once(limits: object) -> None: ...
+
+    for node in three.nodes:
+        monkeypatch.setattr(node, "set_retention", at_once, raising=False)
+        monkeypatch.setattr(node, "log_info", lambda: {"max_messages": 5}, raising=False)
+    monkeypatch.setattr(three.nodes[0], "set_retention", never, raising=False)
+    answers: list[object] = []
+
+    async def change(client: lanyinglog.Client) -> None:
+        answers.append(await client.set_retention(messages=5))
+
+    async def main() -> None:
+        async with connect(three, timeout=60) as client, anyio.create_task_group() as tasks:
+            tasks.start_soon(change, client)
+            await three.wait_submitted()
+            three.do(three.proxies[0].freeze)
+            three.lead(1)
+        assert answers == [{"max_messages": 5}]
 
     go(backend, main)
 

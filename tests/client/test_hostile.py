@@ -251,6 +251,32 @@ def test_whatever_a_leader_answers_the_outcome_is_honest(
     go(backend, main)
 
 
+def test_an_acknowledgement_counts_though_nonsense_follows_it_at_once(cluster: Loopback, backend: str) -> None:
+    unanswered: list[int] = []
+
+    def answer(request: int, message: Message) -> list[bytes]:
+        unanswered.append(request)
+        if len(unanswered) < 2:
+            return []
+        first, second = unanswered
+        return [to_frame(Acked(1, 1, 1), first) + to_frame(TopicsReply(()), second)]
+
+    def status(request: int, message: Message) -> list[bytes]:
+        """From then on nobody leads."""
+        return [to_frame(StatusReply(LEADS if len(unanswered) < 2 else {}), request)]
+
+    leader = cluster.serve(node({Publish: answer, Status: status}))
+
+    async def main() -> None:
+        async with lanyinglog.connect(leader, timing=replace(QUICK, stall_s=60)) as client:
+            publisher = await client.publisher(batch_messages=1).__aenter__()
+            first = await publisher.send("t", b"1")
+            await publisher.send("t", b"2")
+            assert (await first).seq == 1
+
+    go(backend, main)
+
+
 def test_a_list_of_topics_without_end_is_not_believed(cluster: Loopback) -> None:
     row = lanyinglog.TopicStat("t", 1, 1, 1, 1)
     endless = node({Topics: lambda request, message: [to_frame(TopicsReply((row,), more=True), request)]})

@@ -9,7 +9,7 @@ from lanyinglog.client.link import SEND_BYTES, SEND_BYTES_MAX, Link, LinkLost
 from lanyinglog.config import Address
 from lanyinglog.errors import Busy
 from lanyinglog.wire.connection import Connection, Role
-from lanyinglog.wire.messages import PROTOCOL_VERSION, Error, Hello, Limits, Ping, Welcome
+from lanyinglog.wire.messages import PROTOCOL_VERSION, Error, Hello, Limits, Ping, Pong, Transfer, Transferred, Welcome
 
 pytestmark = pytest.mark.trio
 
@@ -89,3 +89,50 @@ async def test_each_piece_that_went_is_a_sign_of_life(autojump_clock: None) -> N
         await trio.sleep(5.5)
         assert link.heard_at - began == pytest.approx(5)
         nursery.cancel_scope.cancel()
+
+
+class Slowly(Script):
+    """A node that answers a request after ``answer_s``, and pings at once, but those only for ``alive_s``."""
+
+    def __init__(self, *, answer_s: float, alive_s: float) -> None:
+        super().__init__()
+        self._wire = Connection(Role.NODE)
+        self._answer_at = trio.current_time() + answer_s
+        self._alive_until = trio.current_time() + alive_s
+        self._asked = 0
+        self.pings = 0
+
+    async def send(self, item: bytes) -> None:
+        for request, message in self._wire.receive(item):
+            if isinstance(message, Hello):
+                welcome = Welcome(PROTOCOL_VERSION, "n1", "c", None, Limits(producer_window=16, subscriptions_max=1))
+                self._pieces.append(self._wire.send(welcome, 0))
+            elif isinstance(message, Transfer):
+                self._asked = request
+            elif trio.current_time() < self._alive_until:
+                self.pings += 1
+                self._pieces.append(self._wire.send(Pong(), request))
+
+    async def receive(self, max_bytes: int = 0) -> bytes:
+        if not self._pieces:
+            await trio.sleep_until(self._answer_at)
+            return self._wire.send(Transferred("n2"), self._asked)
+        return self._pieces.pop(0)
+
+
+async def test_a_node_that_answers_pings_may_take_long_for_the_answer(autojump_clock: None) -> None:
+    node = Slowly(answer_s=60.5, alive_s=100)
+    link = link_over(node)
+    await link._greet()
+    assert await link.ask(Transfer(), silence_s=2) == Transferred("n2")
+    assert node.pings == 60
+
+
+async def test_a_node_that_falls_silent_is_given_up_though_it_would_answer_in_the_end(autojump_clock: None) -> None:
+    node = Slowly(answer_s=60.5, alive_s=10.5)
+    link = link_over(node)
+    await link._greet()
+    began = trio.current_time()
+    with pytest.raises(LinkLost, match="silent for 2 s"):
+        await link.ask(Transfer(), silence_s=2)
+    assert trio.current_time() - began == pytest.approx(12)

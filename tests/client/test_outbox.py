@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from lanyinglog import record, service
 from lanyinglog.client.acks import Pending
-from lanyinglog.client.outbox import COMPANY_S, Batch, Outbox, checked_payloads, encode, parcel_of
+from lanyinglog.client.outbox import COMPANY_S, Batch, Outbox, Parcel, checked_payloads, encode, parcel_of
 from lanyinglog.compression import CODEC_ZSTD
 from lanyinglog.errors import BadBatch, NotSent, OutcomeUnknown, TooManyTopics
 
@@ -145,6 +146,7 @@ def test_one_waiter_of_many_messages_gets_all_their_places() -> None:
 
 PARTS: dict[str, tuple[list[Any], type[Exception]]] = {
     "all failed": ([TooManyTopics("no"), TooManyTopics("no")], TooManyTopics),
+    "the second may be stored": ([NotSent("no"), OutcomeUnknown("who knows")], OutcomeUnknown),
     "the second failed": ([service.Ack(1, 1, 1), TooManyTopics("no")], OutcomeUnknown),
     "the first failed": ([TooManyTopics("no"), service.Ack(1, 1, 1)], OutcomeUnknown),
 }
@@ -168,6 +170,30 @@ def test_a_whole_batch_stays_alone_and_in_its_place() -> None:
     batches = [box.take() for _ in range(3)]
     assert [messages_of(batch)[0][1] for batch in batches if batch] == [b"before", b"whole", b"behind"]
     assert box.take() is None
+
+
+def test_a_shut_outbox_gives_all_back_to_be_settled_and_takes_in_no_more() -> None:
+    box = outbox(batch_messages=10)
+    one, many, whole = Pending(1), Pending(25), Pending(2)
+    box.add(parcel_of("t", b"x", None, None, one))
+    box.extend("u", *checked_payloads("u", [b"x"] * 25), many)
+    pair = encode([parcel_of("t", b"x", None, None, None)] * 2, 0)
+    box.add_whole(Batch(pair.runs, pair.count, pair.bytes, ((whole, 0, 2),)))
+    drained = box.shut(TooManyTopics("no"))
+    assert sum(batch.count for batch in drained) == 28
+    assert (box.messages, box.bytes, box.take()) == (0, 0, None)
+    for batch in drained:
+        batch.settle(NotSent("no"))
+    assert all(pending.done for pending in (one, many, whole))
+    calls: list[Callable[[], object]] = [
+        lambda: box.add(parcel_of("t", b"x", None, None, None)),
+        lambda: box.extend("t", *checked_payloads("t", [b"x"] * 25)),
+        lambda: box.add_whole(pair),
+    ]
+    for call in calls:
+        with pytest.raises(TooManyTopics):
+            call()
+    assert (box.messages, box.added) == (0, 28)
 
 
 @pytest.mark.parametrize("taken", [0, 1], ids=["all still here", "some under way"])
@@ -322,3 +348,24 @@ def test_what_was_put_back_can_be_withdrawn():
     assert first is not None and first.count < 5_000
     assert box.withdraw(waiter) == 5_000 - first.count
     assert box.take() is None
+
+
+def test_a_batch_is_no_more_than_the_log_takes_once_decompressed():
+    lines = [bytes(1_000_000)] * 40
+    box = outbox(512 << 10, 65_536, compression=CODEC_ZSTD, plain_bytes_max=150 << 20)
+    box.extend("a", *checked_payloads("a", lines[:2]))
+    taken(box)  # it shrinks to next to nothing
+    for topic in ("a", "b"):
+        box.extend(topic, *checked_payloads(topic, lines))  # 40 MB, of which each run may have 64 MiB
+    batches = taken(box)
+    assert sum(batch.count for batch in batches) == 80
+    for batch in batches:
+        record.encode_batch(bytes(16), 1, batch.runs)
+    assert len(batches) == 2, "and not much less"
+
+
+def test_what_would_be_too_much_once_decompressed_is_refused():
+    lines = checked_payloads("t", [bytes(1_000_000)] * 40)
+    parcels = [Parcel(topic, *lines, None, None, None, 40_000_500) for topic in ("a", "b")]
+    with pytest.raises(BadBatch, match="decoded bytes"):
+        encode(parcels, CODEC_ZSTD)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import pytest
@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from lanyinglog.client.producer import WINDOW, Advice, Flight, Producer
 from lanyinglog.errors import (
+    BadBatch,
     BatchOutOfOrder,
     Busy,
     LanyingError,
@@ -263,15 +264,14 @@ class StoppingWeather(Weather):
 
     stop_at_failure = True
 
+    @invariant()
+    def a_prefix_is_stored(self) -> None:
+        pushed = [batch.place for batch in self.pushed if batch.place not in self.withdrawn]
+        assert self.log.stored == pushed[: len(self.log.stored)]
+
     def teardown(self) -> None:
         super().teardown()
-        failed = [place for place, result in self.results.items() if isinstance(result, LanyingError)]
-        acked = [place for place, result in self.results.items() if isinstance(result, Ack)]
-        # Batches pushed behind a failure are the publisher's to refuse; here we look at those it was pushed with.
-        for place in failed:
-            if self.results[place].outcome is Outcome.DEFINITE:  # type: ignore[union-attr]
-                assert place not in self.log.stored
-        assert all(self.pushed[place].poison is False for place in acked)
+        self.a_prefix_is_stored()
 
 
 TestWeather = Weather.TestCase
@@ -346,6 +346,39 @@ def test_with_stop_at_failure_nothing_behind_a_refused_batch_is_sent() -> None:
     results = [type(result) for _, result in producer.take_settled()]
     assert results == [TooManyTopics, NotSent, NotSent]
     assert producer.next_send() is None
+
+
+FAILURES = {
+    "a refused batch": lambda producer, flight: producer.failed(flight, StorageFull("full"), Outcome.DEFINITE),
+    "an acknowledgement of another batch": lambda producer, flight: producer.acked(flight, Ack(1, 7, 1)),
+    "a give-up": lambda producer, flight: producer.give_up("too late"),
+}
+
+
+@pytest.mark.parametrize("fail", FAILURES.values(), ids=FAILURES)
+def test_with_stop_at_failure_nothing_pushed_later_is_sent(fail: Callable[..., object]) -> None:
+    producer = make(stop_at_failure=True)
+    (one,) = sent(producer, 1)
+    fail(producer, one)
+    assert [batch for batch, _ in producer.take_settled()] == [one.batch]
+    later = Sealed(1)
+    producer.push(later)
+    assert producer.next_send() is None
+    ((batch, result),) = producer.take_settled()
+    assert batch is later and isinstance(result, NotSent)
+
+
+@pytest.mark.parametrize("stop", [False, True])
+def test_a_batch_that_can_not_be_encoded_fails_alone_and_takes_no_number(stop: bool) -> None:
+    producer = make(stop_at_failure=stop)
+    broken, good = Sealed(0), Sealed(1)
+    broken.runs = ()
+    for batch in (broken, good):
+        producer.push(batch)
+    flight = producer.next_send()
+    assert (flight and (flight.batch.place, number_of(flight))) == (None if stop else (1, 1))
+    results = [(batch.place, type(result)) for batch, result in producer.take_settled()]
+    assert results == [(0, BadBatch), (1, NotSent)][: 2 if stop else 1]
 
 
 def test_a_forgotten_producer_goes_on_under_a_new_id() -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import FrameType, SimpleNamespace
 from typing import Any
 
@@ -261,6 +262,36 @@ def test_after_the_end_every_call_says_so(client: lanyinglog.sync.Client) -> Non
     for call in calls:
         with pytest.raises(NotSent, match="closed"):
             call()
+
+
+def test_a_call_that_comes_over_when_the_loop_begins_none_any_more_is_told_so(backend: str) -> None:
+    """The thread that made it was put aside between its look whether the client is open and its handing over."""
+    loop = crossing.Loop(backend)
+    loop.close()
+    late = crossing._Call(trio.sleep, (0,))
+    loop._bring(partial(loop._begin, late))
+    error, _ = late.outcome.get_nowait()
+    assert isinstance(error, NotSent)
+
+
+def test_a_call_that_the_loop_took_and_never_ran_ends_with_it(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = crossing.Loop(backend)
+    taken = threading.Event()
+    ends: list[object] = []
+
+    def late() -> None:
+        with pytest.raises(NotSent, match="closed") as caught:
+            loop.call(trio.sleep, 0)
+        ends.append(caught.value)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "_soon", lambda *_: taken.set())
+        thread = threading.Thread(target=late, daemon=True)
+        thread.start()
+        assert taken.wait(10)
+    loop.close()
+    thread.join(10)
+    assert ends, "it waits for ever"
 
 
 def test_an_exception_in_the_block_comes_out_as_it_is(cluster: Loopback, client: lanyinglog.sync.Client) -> None:
