@@ -33,6 +33,9 @@ DAMAGED_TOLD = 16
 """Entries that a status names as damaged."""
 SCRUB_PAUSE_S = 5.0
 """Between two passes over the log."""
+SILENT_TIMEOUTS = 2
+"""Election timeouts without a leader after which this node sends subscribers away: one passes before the others elect
+another, and then they do in less than one."""
 LAG_ENTRIES_TOLD = 100
 """Entries by which a node must be behind to say so; what is on its way is less."""
 
@@ -75,6 +78,11 @@ class HostedLog:
     @property
     def last_seq(self) -> int:
         return self._core.tail.last_seq
+
+    @property
+    def cut_off(self) -> bool:
+        replica = self._core.replica
+        return trio.current_time() - replica.election.contact_at >= SILENT_TIMEOUTS * replica.election_timeout_s
 
     def submit(self, batch: BatchView, *, received: float) -> Ticket:
         core = self._loop.core

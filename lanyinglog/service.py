@@ -92,6 +92,11 @@ class LogService(Protocol):
     def last_seq(self) -> int:
         """The high watermark: the seq of the newest committed message this node can serve; 0 for none."""
 
+    @property
+    def cut_off(self) -> bool:
+        """Whether this node has heard no leader for so long that whoever waits here for new messages should wait at
+        another node: longer than an election takes."""
+
     def submit(self, batch: BatchView, *, received: float) -> Ticket:
         """Queue a batch for commit; batches of one connection commit in the order of their calls (P5).
 

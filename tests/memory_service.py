@@ -61,6 +61,8 @@ class MemoryLogService:
         """While True, batches wait for `release`."""
         self.refusal: LanyingError | None = None
         """What `submit` raises, if anything: `NotLeader` makes this node a follower."""
+        self.cut_off = False
+        """Whether this node hears no leader."""
         self.read_calls = 0
         self.first_seq = 1
         self._items: list[tuple[str, Item]] = []

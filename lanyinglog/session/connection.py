@@ -34,6 +34,7 @@ from lanyinglog.errors import (
     Busy,
     ConfigError,
     LanyingError,
+    NoLeader,
     ShuttingDown,
     UnknownLog,
 )
@@ -44,7 +45,7 @@ from lanyinglog.session.hub import Hub
 from lanyinglog.session.outbox import Outbox
 from lanyinglog.session.poller import RECEIVE_BYTES, Poller
 from lanyinglog.session.reader import Reader
-from lanyinglog.session.subscription import Subscription
+from lanyinglog.session.subscription import CUT_OFF, Subscription
 from lanyinglog.sockets import sender_of, writer_of
 from lanyinglog.topics import check_filter
 from lanyinglog.wire.connection import Connection, Role
@@ -343,6 +344,8 @@ class _Session:
         self._check_subscribe(request, subscribe)
         next_seq = _next_seq(service, subscribe.start)
         last_seq = service.last_seq
+        if next_seq > last_seq and service.cut_off:
+            raise NoLeader(CUT_OFF)  # it has nothing for this subscriber, and does not know what is new
         subscription = Subscription(
             request=request,
             service=service,

@@ -28,13 +28,14 @@ TIMING = Timing(election_timeout_s=1.0, heartbeat_s=0.05)
 
 
 class Trio:
-    """Three nodes' loops whose messages pass through memory, but for those of ``mute``."""
+    """Three nodes' loops whose messages pass through memory, but for those of ``mute`` and to ``deaf``."""
 
     def __init__(self, nursery: trio.Nursery) -> None:
         self.mute: set[str] = set()
+        self.deaf: set[str] = set()
         self.loops: dict[str, CommitLoop] = {}
         self.logs: dict[str, HostedLog] = {}
-        for name in NAMES:
+        for place, name in enumerate(NAMES):
             store = MemoryStore(MemoryDisk())
             outbox, inbox = trio.open_memory_channel[tuple[str, str, PeerMessage]](10_000)
             core = LogCore(
@@ -42,7 +43,7 @@ class Trio:
                 members=Members.of({one: f"{one}:1" for one in NAMES}),
                 store=store,
                 timing=TIMING,
-                uniform=lambda low, high, soonest=name == "n1": low if soonest else high,
+                uniform=lambda low, high, share=place / 2: low + (high - low) * share,  # n1 is the first
                 now=trio.current_time(),
             )
             loop = CommitLoop(
@@ -65,7 +66,7 @@ class Trio:
 
     async def _carry(self, inbox: trio.MemoryReceiveChannel[tuple[str, str, PeerMessage]]) -> None:
         async for sender, to, message in inbox:
-            if sender not in self.mute:
+            if sender not in self.mute and to not in self.deaf:
                 self.loops[to].receive(sender, message)
                 self.loops[to].heard()
 
