@@ -15,6 +15,7 @@ from lanyinglog.errors import BadRequest, Busy, CorruptEntry, HandoverFailed, No
 from lanyinglog.log_core import LogCore
 from lanyinglog.machine import retention
 from lanyinglog.machine.purge import Purge
+from lanyinglog.raft.read_index import ReadIndex
 from lanyinglog.record import BatchView
 from lanyinglog.scrub import Scrub
 from lanyinglog.service import Page, TopicStat
@@ -247,6 +248,16 @@ class HostedLog:
             seq = self._core.tail.first_seq
         # What is trimmed can still be in the store: each node removes it in its own time.
         return self.last_seq + 1 if seq is None else max(seq, self.first_seq)
+
+    async def newest_seq(self) -> int:
+        core = self._core
+        question = ReadIndex(core.replica)
+        self._loop.wake()
+        while core is self._core and question.may_come:
+            if question.is_known and core.machine.applied >= core.replica.engine.commit:
+                return core.tail.last_seq
+            await self._loop.wait_turn()
+        raise NotLeader("this node does not lead the log", hint=self._leader_client())
 
     async def set_retention(self, changes: Mapping[str, int | None]) -> None:
         ticket = self._core.configure(changes, trio.current_time())

@@ -124,6 +124,10 @@ class LogService(Protocol):
     async def seq_at_time(self, timestamp: int) -> int:
         """The seq of the first message at or after ``timestamp`` (ns); ``last_seq + 1`` if there is none yet."""
 
+    async def newest_seq(self) -> int:
+        """The seq of the newest message of the log, as of some moment after the call, wherever it was committed; 0 for
+        none. Only the leader knows, and waits until it knows that it leads. `NotLeader` (with hint)."""
+
     async def transfer(self, to: str | None) -> str:
         """Hand leadership to the node ``to``, or to the one that is most up to date; returns its name once this node
         knows that it leads. `NotLeader` (with hint), `BadRequest` for a wrong name, `HandoverFailed`."""

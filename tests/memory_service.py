@@ -171,6 +171,12 @@ class MemoryLogService:
                 return item.first_seq + max(0, timestamp - item.timestamp)
         return self.last_seq + 1
 
+    async def newest_seq(self) -> int:
+        await trio.lowlevel.checkpoint()
+        if self.refusal is not None:
+            raise self.refusal
+        return self.last_seq
+
     async def transfer(self, to: str | None) -> str:
         if self.refusal is not None:
             raise self.refusal

@@ -28,16 +28,7 @@ import trio
 
 from lanyinglog.config import Limits as NodeLimits
 from lanyinglog.config import parse_address, parse_node_id
-from lanyinglog.errors import (
-    BadRequest,
-    BadTopic,
-    Busy,
-    ConfigError,
-    LanyingError,
-    NoLeader,
-    ShuttingDown,
-    UnknownLog,
-)
+from lanyinglog.errors import BadRequest, BadTopic, Busy, ConfigError, LanyingError, NoLeader, ShuttingDown, UnknownLog
 from lanyinglog.machine.producers import WINDOW
 from lanyinglog.record import parse_batch
 from lanyinglog.service import LogService, Ticket
@@ -61,6 +52,8 @@ from lanyinglog.wire.messages import (
     MemberRemove,
     MembersReply,
     Message,
+    Newest,
+    NewestReply,
     Origin,
     Ping,
     Pong,
@@ -173,6 +166,7 @@ class _Session:
             Topics: self._topics,
             Ping: self._ping,
             Transfer: self._transfer,
+            Newest: self._newest,
             LogInfo: self._log_info,
             LogSet: self._log_set,
             TopicPurge: self._topic_purge,
@@ -401,6 +395,14 @@ class _Session:
 
     def _ping(self, request: int, ping: Ping) -> None:
         self._reply(Pong(), request)
+
+    def _newest(self, request: int, newest: Newest) -> None:
+        service = self._service(newest.log)
+
+        async def see_newest() -> Message:
+            return NewestReply(await service.newest_seq())
+
+        self._begin_slow(request, see_newest)
 
     def _log_info(self, request: int, info: LogInfo) -> None:
         self._reply(LogInfoReply(self._service(info.log).log_info()), request)

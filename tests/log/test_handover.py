@@ -18,7 +18,7 @@ from lanyinglog.log_core import LogCore
 from lanyinglog.machine.members import Members
 from lanyinglog.raft.messages import PeerMessage
 from lanyinglog.raft.replica import Timing
-from lanyinglog.service import Ack
+from lanyinglog.service import Ack, Ticket
 from lanyinglog.store.memory import MemoryDisk, MemoryStore
 
 pytestmark = [pytest.mark.trio, pytest.mark.usefixtures("autojump_clock")]
@@ -28,15 +28,19 @@ TIMING = Timing(election_timeout_s=1.0, heartbeat_s=0.05)
 
 
 class Trio:
-    """Three nodes' loops whose messages pass through memory, but for those of ``mute`` and to ``deaf``."""
+    """Three nodes' loops whose messages pass through memory, but for those of ``mute``, to ``deaf``, and of kinds that
+    are ``lost``."""
 
     def __init__(self, nursery: trio.Nursery) -> None:
         self.mute: set[str] = set()
         self.deaf: set[str] = set()
+        self.lost: tuple[type[PeerMessage], ...] = ()
+        self.writers: dict[str, WriterAtOnce] = {}
         self.loops: dict[str, CommitLoop] = {}
         self.logs: dict[str, HostedLog] = {}
         for place, name in enumerate(NAMES):
             store = MemoryStore(MemoryDisk())
+            self.writers[name] = WriterAtOnce(store)
             outbox, inbox = trio.open_memory_channel[tuple[str, str, PeerMessage]](10_000)
             core = LogCore(
                 node=name,
@@ -50,7 +54,7 @@ class Trio:
                 core=core,
                 store=store,
                 send=lambda to, message, sender=name, way=outbox: way.send_nowait((sender, to, message)),
-                writer=WriterAtOnce(store),
+                writer=self.writers[name],
             )
             self.loops[name] = loop
             self.logs[name] = HostedLog(
@@ -66,7 +70,7 @@ class Trio:
 
     async def _carry(self, inbox: trio.MemoryReceiveChannel[tuple[str, str, PeerMessage]]) -> None:
         async for sender, to, message in inbox:
-            if sender not in self.mute and to not in self.deaf:
+            if sender not in self.mute and to not in self.deaf and not isinstance(message, self.lost):
                 self.loops[to].receive(sender, message)
                 self.loops[to].heard()
 
@@ -74,9 +78,12 @@ class Trio:
         while self.loops[name].core.replica.engine.leader != name or not self.loops[name].core.replica.leads:
             await self.loops[name].wait_turn()
 
-    async def publish(self, name: str) -> Ack:
+    def submit(self, name: str) -> Ticket:
         batch = record.encode_batch(os.urandom(16), 1, [record.encode_columns("t", [b"x"])])
-        return await self.logs[name].submit(record.parse_batch(batch), received=trio.current_time()).wait()
+        return self.logs[name].submit(record.parse_batch(batch), received=trio.current_time())
+
+    async def publish(self, name: str) -> Ack:
+        return await self.submit(name).wait()
 
 
 @asynccontextmanager
