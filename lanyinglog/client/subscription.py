@@ -57,7 +57,7 @@ class Subscription:
         cursor: Cursor,
         *,
         timeout: float,
-        newest: Callable[[], Awaitable[int]] | None = None,
+        newest: Callable[[float], Awaitable[int]] | None = None,
         until_last: bool = False,
     ) -> None:
         self._servers = servers
@@ -65,7 +65,7 @@ class Subscription:
         self._timing = servers.timing
         self._cursor = cursor
         self._timeout = timeout
-        self._newest = newest  # asks for the newest seq of the cluster, 0 if nobody can tell
+        self._newest = newest  # asks for the newest seq of the cluster, for so many seconds
         self._until_last = until_last
         self._guard = anyio.ResourceGuard("iterating over a subscription")
         self._backoff = Backoff(servers.timing, max_s=servers.timing.refused_max_s)
@@ -95,8 +95,8 @@ class Subscription:
         at the latter, "last" could end before messages that this very user has published."""
         cursor = self._cursor
         asks = self._newest if self._until_last or cursor.start.origin is Origin.NEW else None
-        newest = 0 if asks is None else await asks()
-        if newest and cursor.start.origin is Origin.NEW:
+        newest = 0 if asks is None else await asks(self._timeout)
+        if asks is not None and cursor.start.origin is Origin.NEW:
             cursor.begin_behind(newest)
         while cursor.through is None:
             await self._advance()

@@ -55,12 +55,15 @@ class Node(MemoryLogService):
         return max(0, self._log.last_seq - self.lag)
 
     def submit(self, batch: BatchView, *, received: float) -> MemoryTicket:
-        leader = self._cluster.leader
-        if leader is not self:
-            raise NotLeader("not me", hint=leader.address if leader else None)
+        self._check_leads()
         ticket = self._log.submit(batch, received=received)
         self._cluster.submitted.release()
         return ticket
+
+    def _check_leads(self) -> None:
+        leader = self._cluster.leader
+        if leader is not self:
+            raise NotLeader("not me", hint=leader.address if leader else None)
 
     @property
     def has_room(self) -> bool:
@@ -92,6 +95,10 @@ class Node(MemoryLogService):
 
     async def seq_at_time(self, timestamp: int) -> int:
         return await self._log.seq_at_time(timestamp)
+
+    async def newest_seq(self) -> int:
+        self._check_leads()
+        return self.last_seq
 
     def topics(self) -> Any:
         return self._log.topics()

@@ -226,6 +226,47 @@ def test_where_no_node_hears_a_leader_a_subscription_fails_in_time_and_can_go_on
     go(backend, main)
 
 
+@pytest.mark.parametrize("lag", [60, 100], ids=["behind", "empty"])
+def test_last_is_what_the_next_leader_has_wherever_one_reads(three: Loopback, backend: str, lag: int) -> None:
+    async def main() -> None:
+        async with connect(three) as client:
+            await client.publish_many("t", [b"x"] * 100)
+        three.do(setattr, three.nodes[2], "lag", lag)
+        three.lead(None)
+        read: list[int] = []
+
+        async def read_until_last() -> None:
+            async with connect(three, 2) as reader, reader.subscribe("t", until="last") as messages:
+                assert messages.until == 100
+                three.do(setattr, three.nodes[2], "lag", 0)
+                async with connect(three) as client:
+                    await client.publish("t", b"one more, so that nodes hear of something new")
+                read.extend([message.seq async for message in messages])
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(read_until_last)
+            await anyio.sleep(1.5 * QUICK.connect_s)  # longer than any one try
+            three.lead(1)
+        assert read == list(range(1, 101))
+
+    go(backend, main)
+
+
+@pytest.mark.parametrize("place", [{"until": "last"}, {"start": "new"}], ids=str)
+def test_without_a_leader_nobody_guesses_what_is_the_newest(
+    three: Loopback, backend: str, place: dict[str, str]
+) -> None:
+    async def main() -> None:
+        async with connect(three) as client:
+            await client.publish("t", b"x")
+            three.lead(None)
+            with pytest.raises(Unavailable, match=r"within 0\.7 s"):
+                async with client.subscribe("t", timeout=0.7, **place):
+                    pass
+
+    go(backend, main)
+
+
 def test_one_server_that_is_up_is_enough(three: Loopback, backend: str) -> None:
     async def main() -> None:
         servers = ["127.0.0.1:1", "127.0.0.1:2", three.servers[1]]
