@@ -94,7 +94,7 @@ class Node(MemoryLogService):
             await self._log.wait_beyond(max(seq + self.lag, self._log.last_seq))
 
     async def seq_at_time(self, timestamp: int) -> int:
-        return await self._log.seq_at_time(timestamp)
+        return min(await self._log.seq_at_time(timestamp), self.last_seq + 1)
 
     async def newest_seq(self) -> int:
         self._check_leads()

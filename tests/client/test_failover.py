@@ -267,6 +267,22 @@ def test_without_a_leader_nobody_guesses_what_is_the_newest(
     go(backend, main)
 
 
+def test_a_start_by_time_holds_at_a_node_that_is_behind(three: Loopback, backend: str) -> None:
+    async def main() -> None:
+        async with connect(three) as client:
+            await client.publish_many("t", [b"1", b"2"])
+            three.do(setattr, three.nodes[2], "lag", 2)
+            third = await client.publish("t", b"3")
+            start = third.timestamp
+            async with connect(three, 2) as reader, reader.subscribe("t", start_timestamp=start) as messages:
+                assert messages.next_seq == 2, "the node has one message, and begins behind it"
+                three.do(setattr, three.nodes[2], "lag", 0)
+                await client.publish("t", b"4")
+                assert [(await anext(messages)).seq for _ in range(2)] == [3, 4]
+
+    go(backend, main)
+
+
 def test_one_server_that_is_up_is_enough(three: Loopback, backend: str) -> None:
     async def main() -> None:
         servers = ["127.0.0.1:1", "127.0.0.1:2", three.servers[1]]
