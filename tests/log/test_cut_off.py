@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import trio
 import trio.testing
-from log.test_handover import NAMES, TIMING, Trio, cluster
+from log.test_handover import NAMES, TIMING, Trio, cluster, log_of
 
 from lanyinglog.hosted_log import SILENT_TIMEOUTS
+from lanyinglog.raft.messages import Heartbeat
 
 pytestmark = pytest.mark.trio
 
@@ -44,3 +45,19 @@ async def test_a_fail_over_cuts_off_the_old_leader_and_nobody_else(autojump_cloc
             seen |= cut_off(nodes)
         assert seen == {"n1"}
         assert "n1" not in {nodes.loops[name].core.replica.engine.leader for name in ("n2", "n3")}
+
+
+@pytest.mark.parametrize("newcomer", [False, True], ids=["a node", "one that lost its disk"])
+async def test_a_node_that_may_not_listen_to_the_leader_yet_is_cut_off(
+    newcomer: bool, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Not all others have told it what it may have promised."""
+    loop, log, _ = log_of("n3", send=lambda to, message: None, newcomer=newcomer)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(loop.run)
+        for _ in range(int(SILENT_TIMEOUTS * TIMEOUT_S / STEP_S) + 1):
+            loop.receive("n1", Heartbeat(term=1, commit=1))
+            loop.heard()
+            await trio.sleep(STEP_S)
+        assert log.cut_off == newcomer
+        nursery.cancel_scope.cancel()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -27,6 +27,34 @@ NAMES = ("n1", "n2", "n3")
 TIMING = Timing(election_timeout_s=1.0, heartbeat_s=0.05)
 
 
+def log_of(
+    name: str, *, send: Callable[[str, PeerMessage], None], newcomer: bool = False
+) -> tuple[CommitLoop, HostedLog, WriterAtOnce]:
+    """One of three nodes; the first of `NAMES` is the first to ask for an election."""
+    store = MemoryStore(MemoryDisk())
+    writer = WriterAtOnce(store)
+    share = NAMES.index(name) / 2
+    core = LogCore(
+        node=name,
+        members=Members.of({one: f"{one}:1" for one in NAMES}),
+        store=store,
+        timing=TIMING,
+        uniform=lambda low, high: low + (high - low) * share,
+        now=trio.current_time(),
+        newcomer=newcomer,
+    )
+    loop = CommitLoop(core=core, store=store, send=send, writer=writer)
+    log = HostedLog(
+        "main",
+        loop=loop,
+        store=store,
+        client_of=lambda name: None,
+        connected=lambda name: True,
+        own_addresses=("x:1", "x:2"),
+    )
+    return loop, log, writer
+
+
 class Trio:
     """Three nodes' loops whose messages pass through memory, but for those of ``mute``, to ``deaf``, and of kinds that
     are ``lost``."""
@@ -38,35 +66,13 @@ class Trio:
         self.writers: dict[str, WriterAtOnce] = {}
         self.loops: dict[str, CommitLoop] = {}
         self.logs: dict[str, HostedLog] = {}
-        for place, name in enumerate(NAMES):
-            store = MemoryStore(MemoryDisk())
-            self.writers[name] = WriterAtOnce(store)
+        for name in NAMES:
             outbox, inbox = trio.open_memory_channel[tuple[str, str, PeerMessage]](10_000)
-            core = LogCore(
-                node=name,
-                members=Members.of({one: f"{one}:1" for one in NAMES}),
-                store=store,
-                timing=TIMING,
-                uniform=lambda low, high, share=place / 2: low + (high - low) * share,  # n1 is the first
-                now=trio.current_time(),
-            )
-            loop = CommitLoop(
-                core=core,
-                store=store,
-                send=lambda to, message, sender=name, way=outbox: way.send_nowait((sender, to, message)),
-                writer=self.writers[name],
-            )
-            self.loops[name] = loop
-            self.logs[name] = HostedLog(
-                "main",
-                loop=loop,
-                store=store,
-                client_of=lambda name: None,
-                connected=lambda name: True,
-                own_addresses=("x:1", "x:2"),
+            self.loops[name], self.logs[name], self.writers[name] = log_of(
+                name, send=lambda to, message, sender=name, way=outbox: way.send_nowait((sender, to, message))
             )
             nursery.start_soon(self._carry, inbox)
-            nursery.start_soon(loop.run)
+            nursery.start_soon(self.loops[name].run)
 
     async def _carry(self, inbox: trio.MemoryReceiveChannel[tuple[str, str, PeerMessage]]) -> None:
         async for sender, to, message in inbox:
