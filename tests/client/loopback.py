@@ -82,6 +82,8 @@ class Node(MemoryLogService):
         last_seq = self.last_seq
         messages_max = min(messages_max, last_seq - after)
         page = await self._log.read(after=after, filters=filters, messages_max=messages_max, bytes_max=bytes_max)
+        if page.items:  # runs come whole
+            last_seq = max(last_seq, page.items[-1].first_seq + page.items[-1].count - 1)
         return page._replace(through=min(page.through, last_seq))
 
     def read_now(self, *, after: int, filters: Sequence[str], messages_max: int, bytes_max: int) -> Any:
