@@ -131,6 +131,14 @@ class NotLeader(LanyingError):
     advice = "ask the node in the hint, or any other"
 
 
+class NoLeader(LanyingError):
+    """The node hears no leader, and has not for a while: what is new may never come to it."""
+
+    code = "no_leader"
+    outcome = Outcome.DEFINITE
+    advice = "ask another node; if all say so, check that a majority of the nodes is up and connected"
+
+
 class Busy(LanyingError):
     """A bound was reached (promise P8): connections, subscriptions or waiting bytes."""
 

@@ -15,6 +15,7 @@ from lanyinglog.errors import BadRequest, Busy, CorruptEntry, HandoverFailed, No
 from lanyinglog.log_core import LogCore
 from lanyinglog.machine import retention
 from lanyinglog.machine.purge import Purge
+from lanyinglog.raft.read_index import ReadIndex
 from lanyinglog.record import BatchView
 from lanyinglog.scrub import Scrub
 from lanyinglog.service import Page, TopicStat
@@ -33,6 +34,9 @@ DAMAGED_TOLD = 16
 """Entries that a status names as damaged."""
 SCRUB_PAUSE_S = 5.0
 """Between two passes over the log."""
+SILENT_TIMEOUTS = 2
+"""Election timeouts without a leader after which this node sends subscribers away: one passes before the others elect
+another, and then they do in less than one."""
 LAG_ENTRIES_TOLD = 100
 """Entries by which a node must be behind to say so; what is on its way is less."""
 
@@ -75,6 +79,11 @@ class HostedLog:
     @property
     def last_seq(self) -> int:
         return self._core.tail.last_seq
+
+    @property
+    def cut_off(self) -> bool:
+        replica = self._core.replica
+        return trio.current_time() - replica.election.contact_at >= SILENT_TIMEOUTS * replica.election_timeout_s
 
     def submit(self, batch: BatchView, *, received: float) -> Ticket:
         core = self._loop.core
@@ -239,6 +248,16 @@ class HostedLog:
             seq = self._core.tail.first_seq
         # What is trimmed can still be in the store: each node removes it in its own time.
         return self.last_seq + 1 if seq is None else max(seq, self.first_seq)
+
+    async def newest_seq(self) -> int:
+        core = self._core
+        question = ReadIndex(core.replica)
+        self._loop.wake()
+        while core is self._core and question.may_come:
+            if question.is_known and core.machine.applied >= core.replica.engine.commit:
+                return core.tail.last_seq
+            await self._loop.wait_turn()
+        raise NotLeader("this node does not lead the log", hint=self._leader_client())
 
     async def set_retention(self, changes: Mapping[str, int | None]) -> None:
         ticket = self._core.configure(changes, trio.current_time())

@@ -92,6 +92,11 @@ class LogService(Protocol):
     def last_seq(self) -> int:
         """The high watermark: the seq of the newest committed message this node can serve; 0 for none."""
 
+    @property
+    def cut_off(self) -> bool:
+        """Whether this node has heard no leader for so long that whoever waits here for new messages should wait at
+        another node: longer than an election takes."""
+
     def submit(self, batch: BatchView, *, received: float) -> Ticket:
         """Queue a batch for commit; batches of one connection commit in the order of their calls (P5).
 
@@ -118,6 +123,10 @@ class LogService(Protocol):
 
     async def seq_at_time(self, timestamp: int) -> int:
         """The seq of the first message at or after ``timestamp`` (ns); ``last_seq + 1`` if there is none yet."""
+
+    async def newest_seq(self) -> int:
+        """The seq of the newest message of the log, as of some moment after the call, wherever it was committed; 0 for
+        none. Only the leader knows, and waits until it knows that it leads. `NotLeader` (with hint)."""
 
     async def transfer(self, to: str | None) -> str:
         """Hand leadership to the node ``to``, or to the one that is most up to date; returns its name once this node

@@ -64,6 +64,8 @@ class MemoryLogService:
         """What `submit` raises, if anything: `NotLeader` makes this node a follower."""
         self.retention: dict[str, int | None] = {}
         """The limits that were set; this twin trims by `trim` alone."""
+        self.cut_off = False
+        """Whether this node hears no leader."""
         self.read_calls = 0
         self.first_seq = 1
         self._items: list[tuple[str, Item]] = []
@@ -171,6 +173,12 @@ class MemoryLogService:
             if item.timestamp + item.count > timestamp:
                 return item.first_seq + max(0, timestamp - item.timestamp)
         return self.last_seq + 1
+
+    async def newest_seq(self) -> int:
+        await trio.lowlevel.checkpoint()
+        if self.refusal is not None:
+            raise self.refusal
+        return self.last_seq
 
     async def transfer(self, to: str | None) -> str:
         if self.refusal is not None:

@@ -246,8 +246,8 @@ class Client:
             until_last=until == "last",
         )
 
-    async def _newest_seq(self) -> int:
-        return max(await inquiry.newest_seq(self._servers), self._newest_acked)
+    async def _newest_seq(self, timeout: float) -> int:
+        return max(await inquiry.newest_seq(self._servers, timeout=timeout), self._newest_acked)
 
     # ------------------------------------------------------------------------------------------------ looking around
     async def topics(self, filter: str = ">") -> list[TopicStat]:

@@ -11,6 +11,8 @@ Invariants
    `ContinuityError`, never skipped over. If nothing is filtered out, the messages must also count up without a gap.
 3. Runs come whole, so the first of a connection may begin at or below ``through``: those messages are dropped here.
 4. Runs are decoded when they are taken, a few at a time: a push of 256 KiB may unfold to many MiB.
+5. A node that is behind takes the end of what it has for the place of a time, or one after it; so what is older than
+   the time that was asked for is dropped here, on every connection, until the first message that is not.
 """
 
 from __future__ import annotations
@@ -81,6 +83,7 @@ class Cursor:
         self.last_seq = 0
         """The newest message that the node had when the subscription began on it."""
         self._start = start
+        self._since: int | None = start.value if start.origin is Origin.TIME else None  # until a message is as new
         self._has_begun = False  # something was pushed
         self._is_dense = ">" in self.filters
         self._told = 0  # the end of the last push of this connection
@@ -170,14 +173,16 @@ class Cursor:
                 continue
             item = self._items[0]
             try:
-                taken += self._wanted(item)
+                wanted = self._wanted(item)
             except BadBatch:
                 if taken:
                     break  # first what is in order; the damaged run is met again
                 self._pushes.clear()
                 self._items.clear()
                 raise
-            size += len(item.run)
+            if wanted:
+                taken += wanted
+                size += len(item.run)
             self._items.popleft()
             self.through = item.first_seq + item.count - 1
         if self._pushes and not self._items:
@@ -194,11 +199,15 @@ class Cursor:
     def _wanted(self, item: Item) -> list[Message]:
         assert self.through is not None
         last = item.first_seq + item.count - 1
+        too_old = 0 if self._since is None else max(0, self._since - item.timestamp)
+        if too_old >= item.count:
+            return []
         try:
             messages = decode_run(item.run, first_seq=item.first_seq, timestamp=item.timestamp)
         except BadBatch as error:
             raise BadBatch(f"messages {max(item.first_seq, self.through + 1)} to {last}: {error.message}") from error
-        skip = max(0, self.through + 1 - item.first_seq)
+        self._since = None
+        skip = max(too_old, self.through + 1 - item.first_seq)
         if self.until is not None and last > self.until:
             return messages[skip : max(skip, self.until + 1 - item.first_seq)]
         return messages[skip:] if skip else messages

@@ -27,6 +27,8 @@ from lanyinglog.wire.messages import (
     MemberRemove,
     MembersReply,
     Message,
+    Newest,
+    NewestReply,
     TopicPurge,
     Topics,
     TopicsReply,
@@ -150,21 +152,10 @@ async def _ask_leader(servers: Servers, request: Message, kind: type[Reply], tim
     raise Unavailable(f"no leader answered within {timeout:g} s: {servers.last_problem}")
 
 
-async def newest_seq(servers: Servers) -> int:
-    """The newest message that the leader knows to be committed; 0 if no leader is found in time for one connection."""
-    with anyio.move_on_after(servers.timing.connect_s):
-        try:
-            link = await servers.open_leader()
-        except LanyingError:
-            return 0  # the subscription will say what is wrong
-        try:
-            last_seq = (await servers.learn_members(link)).get("last_seq")
-            return last_seq if isinstance(last_seq, int) else 0
-        except (LinkLost, LanyingError) as error:
-            servers.last_problem = str(error)
-        finally:
-            await link.aclose()
-    return 0
+async def newest_seq(servers: Servers, *, timeout: float) -> int:
+    """The newest message of the log, 0 for none: nothing above it was committed when this was called. Never a guess:
+    `Unavailable` if no leader answered in time."""
+    return (await _ask_leader(servers, Newest(servers.log), NewestReply, timeout)).last_seq
 
 
 async def cluster_status(servers: Servers, *, timeout: float) -> list[dict[str, Any]]:

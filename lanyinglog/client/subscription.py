@@ -4,9 +4,9 @@ There is no queue behind it: what is not asked for stays at the node, which send
 and a slow subscriber slows nobody else down, for each subscription has a connection of its own.
 
 A connection is given up when it ends, when its node is silent although it was asked (`Timing.silence_s`), or when the
-node says that it can't serve. The next one is to another node if there is one, and begins exactly where the last one
-ended. Cancelling a wait loses nothing: what has arrived stays for the next call, and looking for another node, which
-takes longer than some callers wait, goes on meanwhile in a task of the client's.
+node says that it can't serve, as one does that hears no leader. The next one is to another node if there is one, and
+begins exactly where the last one ended. Cancelling a wait loses nothing: what has arrived stays for the next call, and
+looking for another node, which takes longer than some callers wait, goes on meanwhile in a task of the client's.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Subscription:
         cursor: Cursor,
         *,
         timeout: float,
-        newest: Callable[[], Awaitable[int]] | None = None,
+        newest: Callable[[float], Awaitable[int]] | None = None,
         until_last: bool = False,
     ) -> None:
         self._servers = servers
@@ -65,10 +65,10 @@ class Subscription:
         self._timing = servers.timing
         self._cursor = cursor
         self._timeout = timeout
-        self._newest = newest  # asks for the newest seq of the cluster, 0 if nobody can tell
+        self._newest = newest  # asks for the newest seq of the cluster, for so many seconds
         self._until_last = until_last
         self._guard = anyio.ResourceGuard("iterating over a subscription")
-        self._backoff = Backoff(servers.timing)
+        self._backoff = Backoff(servers.timing, max_s=servers.timing.refused_max_s)
         self._link: Link | None = None
         self._attempt: _Attempt | None = None  # under way, or failed and not yet told
         self._request = 0
@@ -95,8 +95,8 @@ class Subscription:
         at the latter, "last" could end before messages that this very user has published."""
         cursor = self._cursor
         asks = self._newest if self._until_last or cursor.start.origin is Origin.NEW else None
-        newest = 0 if asks is None else await asks()
-        if newest and cursor.start.origin is Origin.NEW:
+        newest = 0 if asks is None else await asks(self._timeout)
+        if asks is not None and cursor.start.origin is Origin.NEW:
             cursor.begin_behind(newest)
         while cursor.through is None:
             await self._advance()

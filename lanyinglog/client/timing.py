@@ -22,19 +22,23 @@ class Timing:
     backoff_first_s: float = 0.01
     backoff_max_s: float = 0.2
     """Between two tries of one server: doubling from the first to the greatest, each shortened by up to a half."""
+    refused_max_s: float = 1.0
+    """The greatest between two tries of a subscription that a node would not serve. When the cluster has no leader none
+    would, and all its subscribers come: the nodes must have time left to elect one."""
 
 
 class Backoff:
     """The pauses between tries: doubling, bounded, and random so that clients do not come back in step."""
 
-    def __init__(self, timing: Timing) -> None:
+    def __init__(self, timing: Timing, *, max_s: float | None = None) -> None:
         self._timing = timing
+        self._max_s = timing.backoff_max_s if max_s is None else max_s
         self._next_s = timing.backoff_first_s
 
     def next_s(self) -> float:
         """Seconds to wait before the next try."""
         pause_s = self._next_s
-        self._next_s = min(2 * pause_s, self._timing.backoff_max_s)
+        self._next_s = min(2 * pause_s, self._max_s)
         return pause_s * random.uniform(0.5, 1.0)
 
     def reset(self) -> None:

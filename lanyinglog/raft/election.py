@@ -34,7 +34,8 @@ class Election:
         """Who counts; this node asks for nothing unless it is one of them."""
         self._timeout_s = timeout_s
         self._uniform = uniform
-        self._contact_at = now - timeout_s  # nobody was heard yet: a new cluster elects at once
+        self.contact_at = now - timeout_s  # nobody was heard yet: a new cluster elects at once
+        """When a leader was last heard, a vote given, or this node led."""
         self._asked_term = 0
         self._granted: set[str] = set()
         self.begin(now)
@@ -49,7 +50,7 @@ class Election:
 
     def postpone(self, now: float) -> None:
         """A leader was heard, or a vote given, or this node leads."""
-        self._contact_at = now
+        self.contact_at = now
         self._asked_term = 0
         self.rearm(now)
 
@@ -68,7 +69,7 @@ class Election:
         self, request: PreVoteRequest, now: float, *, term: int, leads: bool, last_index: int, last_term: int
     ) -> PreVote:
         """What this node says to another one's question."""
-        silent = not leads and now - self._contact_at >= self._timeout_s_min
+        silent = not leads and now - self.contact_at >= self._timeout_s_min
         complete = (request.last_term, request.last_index) >= (last_term, last_index)
         return PreVote(term, request.next_term, silent and complete and request.next_term > term)
 

@@ -36,6 +36,8 @@ class Follower:
     paused: bool = False
     answered_at: float = 0.0
     """When it last answered an append, or when the oldest one in flight was sent."""
+    answered_number: int = 0
+    """The newest append that it answered, whatever the answer was."""
     behind: bool = False
     """It lacks what this log begins with: appends only ask whether that is still so."""
     valid_from: int = 0

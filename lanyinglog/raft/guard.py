@@ -65,7 +65,7 @@ class Guard:
         self.outbox: list[Outgoing] = []
         self.feeds = Feeds(journal=journal, catch_up_bytes_s=catch_up_bytes_s)
         self.leader_contact_at: float | None = None
-        self._next_number = 1
+        self.next_number = 1  # of the next append
         self._answering: Append | None = None
         self._voters: set[str] = set()
         self._voters_term = 0
@@ -241,6 +241,7 @@ class Guard:
         follower.answered_at = self._now
         if message.number < follower.valid_from:
             return
+        follower.answered_number = max(follower.answered_number, message.number)
         if message.success:
             follower.has(min(message.match, self.journal.last_index), message.number)
             self.deliver_durable_acks(self._now)
@@ -262,7 +263,7 @@ class Guard:
 
     def _rewind(self, name: str, follower: Follower, *, next: int) -> None:
         """Send from ``next`` on, forgetting what is in flight; never from below what is known to be there."""
-        follower.take_back(self._next_number)
+        follower.take_back(self.next_number)
         follower.behind = False
         self.engine.set_next_index(name, max(next, follower.acked + 1, self.journal.first_index + 1))
         self.feeds.open(name, self._now)
@@ -272,7 +273,7 @@ class Guard:
     def _leave_behind(self, name: str, follower: Follower) -> None:
         """It needs entries that are trimmed, or the one the log begins with. The engine's own way would be a snapshot
         through its `serialized` messages, which move commit indexes and go back (audit 2, 4): it never gets there."""
-        follower.take_back(self._next_number)
+        follower.take_back(self.next_number)
         follower.behind = follower.paused = True
         self.engine.pause(name)
         self.engine.set_next_index(name, self.journal.first_index + 1)
@@ -301,7 +302,7 @@ class Guard:
         """``name`` has lost its disk: what it acknowledged is not there any more, late answers included."""
         if not self.engine.leads or name not in self.peers:
             return
-        follower = self.feeds.forget(name, self._next_number)
+        follower = self.feeds.forget(name, self.next_number)
         self.engine.forget_match(name)
         self._rewind(name, follower, next=0)
 
@@ -454,9 +455,8 @@ class Guard:
         return released
 
     def _take_number(self) -> int:
-        number = self._next_number
-        self._next_number += 1
-        return number
+        self.next_number += 1
+        return self.next_number - 1
 
     def call_successor(self, now: float, *, silence_s: float) -> None:
         """This node led and does no more, for too few answered. Maybe it only can't hear them, while they hear it and

@@ -21,6 +21,7 @@ store finish (`LogStore.install_step`), and starts anew from it, as after a rest
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -295,6 +296,10 @@ class Replica:
         self.guard.flush_notices(probe=probe)
         self._hand_over(now, probe=probe)
         self._notice_role(now)
+
+    def probe_soon(self) -> None:
+        """Let the next `advance` do what is due at every heartbeat: ask all followers whether they have everything."""
+        self._probe_at = -math.inf
 
     @property
     def wants_turn(self) -> bool:

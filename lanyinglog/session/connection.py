@@ -28,15 +28,7 @@ import trio
 
 from lanyinglog.config import Limits as NodeLimits
 from lanyinglog.config import parse_address, parse_node_id
-from lanyinglog.errors import (
-    BadRequest,
-    BadTopic,
-    Busy,
-    ConfigError,
-    LanyingError,
-    ShuttingDown,
-    UnknownLog,
-)
+from lanyinglog.errors import BadRequest, BadTopic, Busy, ConfigError, LanyingError, NoLeader, ShuttingDown, UnknownLog
 from lanyinglog.machine.producers import WINDOW
 from lanyinglog.record import parse_batch
 from lanyinglog.service import LogService, Ticket
@@ -44,7 +36,7 @@ from lanyinglog.session.hub import Hub
 from lanyinglog.session.outbox import Outbox
 from lanyinglog.session.poller import RECEIVE_BYTES, Poller
 from lanyinglog.session.reader import Reader
-from lanyinglog.session.subscription import Subscription
+from lanyinglog.session.subscription import CUT_OFF, Subscription
 from lanyinglog.sockets import sender_of, writer_of
 from lanyinglog.topics import check_filter
 from lanyinglog.wire.connection import Connection, Role
@@ -60,6 +52,8 @@ from lanyinglog.wire.messages import (
     MemberRemove,
     MembersReply,
     Message,
+    Newest,
+    NewestReply,
     Origin,
     Ping,
     Pong,
@@ -172,6 +166,7 @@ class _Session:
             Topics: self._topics,
             Ping: self._ping,
             Transfer: self._transfer,
+            Newest: self._newest,
             LogInfo: self._log_info,
             LogSet: self._log_set,
             TopicPurge: self._topic_purge,
@@ -343,6 +338,8 @@ class _Session:
         self._check_subscribe(request, subscribe)
         next_seq = _next_seq(service, subscribe.start)
         last_seq = service.last_seq
+        if next_seq > last_seq and service.cut_off:
+            raise NoLeader(CUT_OFF)  # it has nothing for this subscriber, and does not know what is new
         subscription = Subscription(
             request=request,
             service=service,
@@ -398,6 +395,14 @@ class _Session:
 
     def _ping(self, request: int, ping: Ping) -> None:
         self._reply(Pong(), request)
+
+    def _newest(self, request: int, newest: Newest) -> None:
+        service = self._service(newest.log)
+
+        async def see_newest() -> Message:
+            return NewestReply(await service.newest_seq())
+
+        self._begin_slow(request, see_newest)
 
     def _log_info(self, request: int, info: LogInfo) -> None:
         self._reply(LogInfoReply(self._service(info.log).log_info()), request)

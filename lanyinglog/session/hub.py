@@ -7,6 +7,8 @@ not enough, the stretch is longer than a push or no longer in memory) is sent ba
 client alone.
 
 Between so many subscribers the task lets others run: a commit does not wait for a thousand sockets.
+
+While the node hears no leader the log may never move again: who waits is sent back to its own loop, which ends it.
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ PUSH_BYTES_MAX = 256 << 10
 some milliseconds on a 1 Gbit/s link."""
 SERVED_AT_ONCE = 64
 """Followers served before others may run."""
+CUT_OFF_CHECK_S = 0.5
+"""How often it is looked whether the node still hears a leader: a part of the time after which it says so."""
 _log = logging.getLogger(__name__)
 
 
@@ -70,6 +74,18 @@ class Hub:
 
     async def run(self) -> None:
         """Serve until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch_leader)
+            await self._serve_all()
+
+    async def _watch_leader(self) -> None:
+        while True:
+            await trio.sleep(CUT_OFF_CHECK_S)
+            if self._service.cut_off:
+                for follower in list(self._waiting):
+                    self._rouse(follower)
+
+    async def _serve_all(self) -> None:
         seen = 0
         while True:
             while not self._waiting:

@@ -12,6 +12,9 @@ Invariants
 A filter may match nothing for long. So that its subscriber knows how far the log was looked through (to resume there,
 or to stop at a seq), an empty push tells it: when the subscription reaches the newest message there was when it
 began, and afterwards at most once every `PROGRESS_S`.
+
+A node that hears no leader serves what it has, and then ends the subscription (`NoLeader`): nothing more may ever come
+here, and its subscriber would wait for ever while other nodes have more.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from collections.abc import Iterator, Sequence
 
 import trio
 
-from lanyinglog.errors import ContinuityError, LanyingError
+from lanyinglog.errors import ContinuityError, LanyingError, NoLeader
 from lanyinglog.record import MESSAGES_MAX
 from lanyinglog.service import Item, LogService, Page
 from lanyinglog.session.hub import PUSH_BYTES_MAX, Hub
@@ -29,6 +32,7 @@ from lanyinglog.session.outbox import Outbox
 from lanyinglog.wire.messages import ITEM_HEAD_BYTES, Error, Unsubscribed, encode_push, to_frame
 
 PROGRESS_S = 1.0
+CUT_OFF = "this node hears no leader"
 
 
 class Subscription:
@@ -97,9 +101,7 @@ class Subscription:
         while not self._has_credit:
             await self._credit_given.park()
         if self._service.last_seq <= self.cursor:
-            if await self._progress_came():
-                async with self._turn:
-                    await self._push((), self.cursor)
+            await self._step_at_head()
             return
         async with self._turn:
             page = await self._service.read(
@@ -117,6 +119,15 @@ class Subscription:
         return self._credit_messages > 0 and self._credit_bytes > 0
 
     # ------------------------------------------------------------------------------------------- at the head of the log
+    async def _step_at_head(self) -> None:
+        cut_off = self._service.cut_off
+        is_due = self.cursor > self.told if cut_off else await self._progress_came()
+        if is_due:
+            async with self._turn:
+                await self._push((), self.cursor)
+        if cut_off:
+            raise NoLeader(CUT_OFF)
+
     async def _progress_came(self) -> bool:
         """Lets the hub send until it can't; True if it is time to tell about progress."""
         self._roused = trio.Event()

@@ -24,6 +24,7 @@ from lanyinglog.wire.replies import (
     Limits,
     LogInfoReply,
     MembersReply,
+    NewestReply,
     Pong,
     Push,
     StatusReply,
@@ -46,6 +47,7 @@ from lanyinglog.wire.requests import (
     LogSet,
     MemberAdd,
     MemberRemove,
+    Newest,
     Origin,
     Ping,
     Publish,
@@ -81,6 +83,8 @@ __all__ = [
     "MemberRemove",
     "MembersReply",
     "Message",
+    "Newest",
+    "NewestReply",
     "Origin",
     "Ping",
     "Pong",
@@ -112,11 +116,11 @@ HELLO_BYTES_MAX = 4_096
 
 CLIENT_MESSAGES: tuple[type[Message], ...] = (
     Hello, Publish, Subscribe, Credit, Unsubscribe, Status, Topics, Ping, Transfer, LogInfo,
-    LogSet, MemberAdd, MemberRemove, TopicPurge,
+    LogSet, MemberAdd, MemberRemove, TopicPurge, Newest,
 )  # fmt: skip
 NODE_MESSAGES: tuple[type[Message], ...] = (
     Welcome, Acked, Subscribed, Push, Unsubscribed, StatusReply, TopicsReply, Pong, Error, Transferred,
-    LogInfoReply, MembersReply,
+    LogInfoReply, MembersReply, NewestReply,
 )  # fmt: skip
 BY_KIND: Mapping[int, type[Message]] = {message.KIND: message for message in CLIENT_MESSAGES + NODE_MESSAGES}
 

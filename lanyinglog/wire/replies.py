@@ -298,6 +298,21 @@ def _is_topic_row(row: object) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
+class NewestReply(Message):
+    """The answer to `Newest`: all that was committed when that was asked has a seq of at most ``last_seq``."""
+
+    KIND, NAME = 82, "newest_reply"
+    last_seq: int
+
+    def header(self) -> dict[str, Any]:
+        return {"last_seq": self.last_seq}
+
+    @classmethod
+    def read(cls, fields: Fields, body: bytes) -> Self:
+        return cls(fields.integer("last_seq"))
+
+
+@dataclass(frozen=True, slots=True)
 class LogInfoReply(Message):
     """What the log keeps and has: the object of `lanyinglog.service.LogService.log_info`; the body is its msgpack."""
 

@@ -191,6 +191,21 @@ class Transfer(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class Newest(Message):
+    """Asks the leader of a log for its newest message; answered with `NewestReply` once it knows that it leads."""
+
+    KIND, NAME = 21, "newest"
+    log: str = DEFAULT_LOG
+
+    def header(self) -> dict[str, Any]:
+        return {"log": self.log}
+
+    @classmethod
+    def read(cls, fields: Fields, body: bytes) -> Self:
+        return cls(fields.text("log"))
+
+
+@dataclass(frozen=True, slots=True)
 class LogInfo(Message):
     """Asks what a log keeps and has; answered with `LogInfoReply`."""
 

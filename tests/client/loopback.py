@@ -28,7 +28,10 @@ from lanyinglog.service import Page
 from lanyinglog.session import NodeIdentity, serve_clients
 from lanyinglog.tls import Tls
 
-QUICK = Timing(connect_s=0.5, head_start_s=0.02, silence_s=0.4, stall_s=1.0, backoff_first_s=0.002, backoff_max_s=0.02)
+QUICK = Timing(
+    connect_s=0.5, head_start_s=0.02, silence_s=0.4, stall_s=1.0, backoff_first_s=0.002, backoff_max_s=0.02,
+    refused_max_s=0.05,
+)  # fmt: skip
 """Patience for tests: loopback answers in a millisecond."""
 T = TypeVar("T")
 LIMITS = Limits()
@@ -43,19 +46,25 @@ class Node(MemoryLogService):
         self._log = log
         self.address = ""
         self.lag = 0  # messages that this node has not heard of yet
+        self.stays_at: int | None = None  # the newest message that this node ever hears of
         self.damaged: int | None = None  # a seq that this node can't read
 
     @property
     def last_seq(self) -> int:
+        if self.stays_at is not None:
+            return self.stays_at
         return max(0, self._log.last_seq - self.lag)
 
     def submit(self, batch: BatchView, *, received: float) -> MemoryTicket:
-        leader = self._cluster.leader
-        if leader is not self:
-            raise NotLeader("not me", hint=leader.address if leader else None)
+        self._check_leads()
         ticket = self._log.submit(batch, received=received)
         self._cluster.submitted.release()
         return ticket
+
+    def _check_leads(self) -> None:
+        leader = self._cluster.leader
+        if leader is not self:
+            raise NotLeader("not me", hint=leader.address if leader else None)
 
     @property
     def has_room(self) -> bool:
@@ -71,19 +80,28 @@ class Node(MemoryLogService):
             raise CorruptEntry(f"the entry with seq {self.damaged} fails its CRC32C")
         if self.damaged is not None:
             messages_max = 1
-        return await self._log.read(after=after, filters=filters, messages_max=messages_max, bytes_max=bytes_max)
+        last_seq = self.last_seq
+        messages_max = min(messages_max, last_seq - after)
+        page = await self._log.read(after=after, filters=filters, messages_max=messages_max, bytes_max=bytes_max)
+        if page.items:  # runs come whole
+            last_seq = max(last_seq, page.items[-1].first_seq + page.items[-1].count - 1)
+        return page._replace(through=min(page.through, last_seq))
 
     def read_now(self, *, after: int, filters: Sequence[str], messages_max: int, bytes_max: int) -> Any:
-        if self.damaged is not None or self.lag:
+        if self.damaged is not None or self.lag or self.stays_at is not None:
             return None
         return self._log.read_now(after=after, filters=filters, messages_max=messages_max, bytes_max=bytes_max)
 
     async def wait_beyond(self, seq: int) -> None:
         while self.last_seq <= seq:
-            await self._log.wait_beyond(seq + self.lag)
+            await self._log.wait_beyond(max(seq + self.lag, self._log.last_seq))
 
     async def seq_at_time(self, timestamp: int) -> int:
-        return await self._log.seq_at_time(timestamp)
+        return min(await self._log.seq_at_time(timestamp), self.last_seq + 1)
+
+    async def newest_seq(self) -> int:
+        self._check_leads()
+        return self.last_seq
 
     def topics(self) -> Any:
         return self._log.topics()
@@ -93,7 +111,7 @@ class Node(MemoryLogService):
         others = [node for node in self._cluster.nodes if node is not self]
         return super().status() | {
             "client": self.address,
-            "role": "leader" if leader is self else "follower",
+            "role": "leader" if leader is self else "candidate" if self.cut_off else "follower",
             "leader": leader.node if leader else None,
             "leader_client": leader.address if leader else None,
             "last_seq": self.last_seq,
@@ -202,6 +220,16 @@ class Loopback:
     def lead(self, place: int | None) -> None:
         """From now on that node leads, or none."""
         self.do(setattr, self, "leader", None if place is None else self.nodes[place])
+
+    def cut_off(self, place: int) -> None:
+        """From now on that node hears nothing from the others. Called in the loop's thread."""
+        node = self.nodes[place]
+        node.cut_off, node.stays_at = True, node.last_seq
+
+    def heal(self, place: int) -> None:
+        """The contrary of `cut_off`."""
+        node = self.nodes[place]
+        node.cut_off, node.stays_at = False, None
 
     def depose(self, place: int | None, error: LanyingError) -> None:
         """The leader loses its office, its held batches end with ``error``, and another leads."""

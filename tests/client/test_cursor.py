@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lanyinglog.client.cursor import TAKE_MESSAGES, Cursor, check_filters, parse_start, parse_until
+from lanyinglog.client.cursor import TAKE_BYTES, TAKE_MESSAGES, Cursor, check_filters, parse_start, parse_until
 from lanyinglog.errors import BadBatch, BadRequest, BadTopic, ContinuityError, LanyingError, Trimmed
 from lanyinglog.record import encode_columns
 from lanyinglog.service import Item
@@ -220,6 +220,45 @@ def test_a_damaged_run_stops_the_cursor_before_it() -> None:
         cursor.take()
     assert cursor.start == Start(Origin.SEQ, 4)
     assert cursor.take() == [], "what was behind it waits for a new connection"
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["one connection", "a connection each push"])
+@pytest.mark.parametrize(
+    ("time", "first_seq"), [(3_999, 4), (4_000, 4), (4_001, 5), (4_002, 6), (4_003, 7), (7_002, 9), (7_003, 10)]
+)
+def test_what_is_older_than_the_time_is_dropped_if_the_node_was_behind(time: int, first_seq: int, again: bool) -> None:
+    """The node had 3 messages when it was asked, and so begins with what comes next."""
+    cursor = Cursor([">"], Start(Origin.TIME, time))
+    seen: list[int] = []
+    for place, (_, item) in enumerate(items_of([("a", 3)] * 4)[1:]):
+        if again or place == 0:
+            cursor.subscribed(Subscribed(item.first_seq, item.first_seq - 1))
+        cursor.pushed(push_of(item.first_seq - 1, last_of(item), [item]))
+        seen += [message.seq for message in cursor.take()]
+    assert seen == list(range(first_seq, 13))
+
+
+def test_a_damaged_run_does_not_hide_how_old_it_is() -> None:
+    (_, item), *_ = items_of([("a", 3)])
+    torn = replace(item, run=memoryview(bytes(item.run[:-1]) + b"?"))
+    cursor = Cursor([">"], Start(Origin.TIME, 1_002))
+    for run in (torn, item):
+        cursor.subscribed(Subscribed(1, 0))
+        cursor.pushed(push_of(0, 3, [run]))
+        if run is torn:
+            with pytest.raises(BadBatch):
+                cursor.take()
+    assert [message.seq for message in cursor.take()] == [3]
+
+
+def test_much_that_is_too_old_does_not_hide_what_has_arrived_behind_it() -> None:
+    size = 1 << 19
+    runs = [encode_columns("a", [bytes(size)]) for _ in range(2 * TAKE_BYTES // size + 1)]
+    items = [Item(seq, 1_000 * seq, 1, memoryview(run)) for seq, run in enumerate(runs, 1)]
+    cursor = Cursor([">"], Start(Origin.TIME, items[-1].timestamp))
+    cursor.subscribed(Subscribed(1, 0))
+    cursor.pushed(push_of(0, len(items), items))
+    assert [message.seq for message in cursor.take()] == [len(items)]
 
 
 def test_messages_are_decoded_some_runs_at_a_time() -> None:

@@ -227,6 +227,108 @@ def test_with_no_node_left_a_subscription_fails_in_time_and_can_go_on(three: Loo
     go(backend, main)
 
 
+@pytest.mark.parametrize("moved", [True, False], ids=["it waits there", "it comes"])
+def test_a_subscription_leaves_a_node_that_is_cut_off_from_the_others(
+    three: Loopback, backend: str, moved: bool
+) -> None:
+    async def main() -> None:
+        lone = three.nodes[2]
+        async with connect(three) as client:
+            await client.publish("t", b"1")
+            if not moved:
+                three.do(three.cut_off, 2)
+            async with connect(three, 2) as reader, reader.subscribe("t") as messages:
+                assert (await anext(messages)).payload == b"1"
+                assert (str(messages.server) == lone.address) or not moved
+                if moved:
+                    three.do(three.cut_off, 2)
+                await client.publish_many("t", [b"2", b"3"])
+                assert [(await anext(messages)).payload for _ in range(2)] == [b"2", b"3"]
+                assert str(messages.server) != lone.address
+
+    go(backend, main)
+
+
+def test_where_no_node_hears_a_leader_a_subscription_fails_in_time_and_can_go_on(three: Loopback, backend: str) -> None:
+    async def main() -> None:
+        async with connect(three) as client, client.subscribe("t", timeout=1.0) as messages:
+            await client.publish("t", b"1")
+            assert (await anext(messages)).seq == 1
+            for place in range(3):
+                three.do(three.cut_off, place)
+            before = sum(proxy.connections for proxy in three.proxies)
+            with pytest.raises(Unavailable, match="no leader"):
+                await anext(messages)
+            tries = sum(proxy.connections for proxy in three.proxies) - before
+            assert 3 <= tries <= 7 + 1.0 / (QUICK.refused_max_s / 2), "it asks all of them, and does not spin"
+            with pytest.raises(Unavailable, match="no leader"):
+                async with client.subscribe("t", start=2, timeout=0.2):
+                    pass
+            for place in range(3):
+                three.do(three.heal, place)
+            await client.publish_many("t", [b"2", b"3"])
+            assert [(await anext(messages)).seq for _ in range(2)] == [2, 3]
+
+    go(backend, main)
+
+
+@pytest.mark.parametrize("lag", [60, 100], ids=["behind", "empty"])
+def test_last_is_what_the_next_leader_has_wherever_one_reads(three: Loopback, backend: str, lag: int) -> None:
+    async def main() -> None:
+        async with connect(three) as client:
+            await client.publish_many("t", [b"x"] * 100)
+        three.do(setattr, three.nodes[2], "lag", lag)
+        three.lead(None)
+        read: list[int] = []
+
+        async def read_until_last() -> None:
+            async with connect(three, 2) as reader, reader.subscribe("t", until="last") as messages:
+                assert messages.until == 100
+                three.do(setattr, three.nodes[2], "lag", 0)
+                async with connect(three) as client:
+                    await client.publish("t", b"one more, so that nodes hear of something new")
+                read.extend([message.seq async for message in messages])
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(read_until_last)
+            await anyio.sleep(1.5 * QUICK.connect_s)  # longer than any one try
+            three.lead(1)
+        assert read == list(range(1, 101))
+
+    go(backend, main)
+
+
+@pytest.mark.parametrize("place", [{"until": "last"}, {"start": "new"}], ids=str)
+def test_without_a_leader_nobody_guesses_what_is_the_newest(
+    three: Loopback, backend: str, place: dict[str, str]
+) -> None:
+    async def main() -> None:
+        async with connect(three) as client:
+            await client.publish("t", b"x")
+            three.lead(None)
+            with pytest.raises(Unavailable, match=r"within 0\.7 s"):
+                async with client.subscribe("t", timeout=0.7, **place):
+                    pass
+
+    go(backend, main)
+
+
+def test_a_start_by_time_holds_at_a_node_that_is_behind(three: Loopback, backend: str) -> None:
+    async def main() -> None:
+        async with connect(three) as client:
+            await client.publish_many("t", [b"1", b"2"])
+            three.do(setattr, three.nodes[2], "lag", 2)
+            third = await client.publish("t", b"3")
+            start = third.timestamp
+            async with connect(three, 2) as reader, reader.subscribe("t", start_timestamp=start) as messages:
+                assert messages.next_seq == 2, "the node has one message, and begins behind it"
+                three.do(setattr, three.nodes[2], "lag", 0)
+                await client.publish("t", b"4")
+                assert [(await anext(messages)).seq for _ in range(2)] == [3, 4]
+
+    go(backend, main)
+
+
 def test_one_server_that_is_up_is_enough(three: Loopback, backend: str) -> None:
     async def main() -> None:
         servers = ["127.0.0.1:1", "127.0.0.1:2", three.servers[1]]

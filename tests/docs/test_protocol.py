@@ -52,6 +52,7 @@ def sample(kind: type[wire.Message]) -> wire.Message:
         wire.LogSet: wire.LogSet({"bytes": None}),
         wire.TopicPurge: wire.TopicPurge(">", 1),
         wire.LogInfoReply: wire.LogInfoReply({}),
+        wire.NewestReply: wire.NewestReply(0),
     }
     return made[kind] if kind in made else kind()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -18,7 +18,7 @@ from lanyinglog.log_core import LogCore
 from lanyinglog.machine.members import Members
 from lanyinglog.raft.messages import PeerMessage
 from lanyinglog.raft.replica import Timing
-from lanyinglog.service import Ack
+from lanyinglog.service import Ack, Ticket
 from lanyinglog.store.memory import MemoryDisk, MemoryStore
 
 pytestmark = [pytest.mark.trio, pytest.mark.usefixtures("autojump_clock")]
@@ -27,45 +27,56 @@ NAMES = ("n1", "n2", "n3")
 TIMING = Timing(election_timeout_s=1.0, heartbeat_s=0.05)
 
 
+def log_of(
+    name: str, *, send: Callable[[str, PeerMessage], None], newcomer: bool = False
+) -> tuple[CommitLoop, HostedLog, WriterAtOnce]:
+    """One of three nodes; the first of `NAMES` is the first to ask for an election."""
+    store = MemoryStore(MemoryDisk())
+    writer = WriterAtOnce(store)
+    share = NAMES.index(name) / 2
+    core = LogCore(
+        node=name,
+        members=Members.of({one: f"{one}:1" for one in NAMES}),
+        store=store,
+        timing=TIMING,
+        uniform=lambda low, high: low + (high - low) * share,
+        now=trio.current_time(),
+        newcomer=newcomer,
+    )
+    loop = CommitLoop(core=core, store=store, send=send, writer=writer)
+    log = HostedLog(
+        "main",
+        loop=loop,
+        store=store,
+        client_of=lambda name: None,
+        connected=lambda name: True,
+        own_addresses=("x:1", "x:2"),
+    )
+    return loop, log, writer
+
+
 class Trio:
-    """Three nodes' loops whose messages pass through memory, but for those of ``mute``."""
+    """Three nodes' loops whose messages pass through memory, but for those of ``mute``, to ``deaf``, and of kinds that
+    are ``lost``."""
 
     def __init__(self, nursery: trio.Nursery) -> None:
         self.mute: set[str] = set()
+        self.deaf: set[str] = set()
+        self.lost: tuple[type[PeerMessage], ...] = ()
+        self.writers: dict[str, WriterAtOnce] = {}
         self.loops: dict[str, CommitLoop] = {}
         self.logs: dict[str, HostedLog] = {}
         for name in NAMES:
-            store = MemoryStore(MemoryDisk())
             outbox, inbox = trio.open_memory_channel[tuple[str, str, PeerMessage]](10_000)
-            core = LogCore(
-                node=name,
-                members=Members.of({one: f"{one}:1" for one in NAMES}),
-                store=store,
-                timing=TIMING,
-                uniform=lambda low, high, soonest=name == "n1": low if soonest else high,
-                now=trio.current_time(),
-            )
-            loop = CommitLoop(
-                core=core,
-                store=store,
-                send=lambda to, message, sender=name, way=outbox: way.send_nowait((sender, to, message)),
-                writer=WriterAtOnce(store),
-            )
-            self.loops[name] = loop
-            self.logs[name] = HostedLog(
-                "main",
-                loop=loop,
-                store=store,
-                client_of=lambda name: None,
-                connected=lambda name: True,
-                own_addresses=("x:1", "x:2"),
+            self.loops[name], self.logs[name], self.writers[name] = log_of(
+                name, send=lambda to, message, sender=name, way=outbox: way.send_nowait((sender, to, message))
             )
             nursery.start_soon(self._carry, inbox)
-            nursery.start_soon(loop.run)
+            nursery.start_soon(self.loops[name].run)
 
     async def _carry(self, inbox: trio.MemoryReceiveChannel[tuple[str, str, PeerMessage]]) -> None:
         async for sender, to, message in inbox:
-            if sender not in self.mute:
+            if sender not in self.mute and to not in self.deaf and not isinstance(message, self.lost):
                 self.loops[to].receive(sender, message)
                 self.loops[to].heard()
 
@@ -73,9 +84,12 @@ class Trio:
         while self.loops[name].core.replica.engine.leader != name or not self.loops[name].core.replica.leads:
             await self.loops[name].wait_turn()
 
-    async def publish(self, name: str) -> Ack:
+    def submit(self, name: str) -> Ticket:
         batch = record.encode_batch(os.urandom(16), 1, [record.encode_columns("t", [b"x"])])
-        return await self.logs[name].submit(record.parse_batch(batch), received=trio.current_time()).wait()
+        return self.logs[name].submit(record.parse_batch(batch), received=trio.current_time())
+
+    async def publish(self, name: str) -> Ack:
+        return await self.submit(name).wait()
 
 
 @asynccontextmanager

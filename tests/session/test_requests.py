@@ -19,6 +19,8 @@ from lanyinglog.wire.messages import (
     Error,
     Hello,
     Limits,
+    Newest,
+    NewestReply,
     Ping,
     Pong,
     Publish,
@@ -260,6 +262,17 @@ async def test_status_is_the_services_own() -> None:
         client = await at.client()
         reply = await client.ask(Status(), 5, StatusReply)
         assert reply.status == service.status()
+
+
+async def test_the_newest_message_is_the_leaders_to_tell() -> None:
+    service = MemoryLogService()
+    fill(service, [batch(1, ["a", "b"])])
+    async with house(service) as at:
+        client = await at.client()
+        assert await client.ask(Newest(), 5, NewestReply) == NewestReply(2)
+        service.refusal = NotLeader("n1 follows n2", hint="127.0.0.1:7421")
+        await client.send(Newest(), 6)
+        assert (await client.expect_error("not_leader", 6)).hint == "127.0.0.1:7421"
 
 
 async def test_topics_come_in_pages_by_name() -> None:

@@ -36,6 +36,8 @@ from lanyinglog.wire.messages import (
     MemberRemove,
     MembersReply,
     Message,
+    Newest,
+    NewestReply,
     Origin,
     Ping,
     Pong,
@@ -88,6 +90,7 @@ EXAMPLES: dict[type[Message], Message] = {
         TopicPurge("orders.>", 7),
         MemberAdd("n4", "127.0.0.1:7523"),
         MemberRemove("n1"),
+        Newest(),
         Welcome(1, "n1", "test", "127.0.0.1:7420", Limits()),
         Acked(7, 5, 1_700_000_000_000_000_000),
         Subscribed(5, 11),
@@ -100,6 +103,7 @@ EXAMPLES: dict[type[Message], Message] = {
         Transferred("n2"),
         LogInfoReply({"log": "main", "max_bytes": 1 << 28, "first_seq": 5}),
         MembersReply({"members": {"n2": {"peer": "127.0.0.1:7521", "votes": True}}, "departed": ["n1"]}),
+        NewestReply(7),
     )
 }
 
@@ -175,6 +179,8 @@ STRATEGIES: dict[type[Message], st.SearchStrategy[Message]] = {
     LogSet: st.builds(LogSet, st.dictionaries(_limits, st.none() | _seqs), _names),
     MemberAdd: st.builds(MemberAdd, _names, _names, _names),
     MemberRemove: st.builds(MemberRemove, _names, _names),
+    Newest: st.builds(Newest, _names),
+    NewestReply: st.builds(NewestReply, _seqs),
     Welcome: st.builds(
         Welcome,
         st.integers(1, 0xFFFF),
