@@ -39,6 +39,8 @@ STALL_MS_MAX = 500.0
 """The slowest of a node's last writes: half an election timeout."""
 FREE_SHARE_MIN = 0.05
 FREE_BYTES_MIN = 64 << 20
+CERTIFICATE_DAYS_MIN = 14.0
+"""Of what the node shows; by then whoever renews certificates should have done it."""
 LOG_TAIL_BYTES = 16 << 10
 
 Status = Mapping[str, Any]
@@ -62,6 +64,8 @@ class Answer:
     status: Status
     clock_ms: float | None
     error_ms: float
+    certificate_days: float | None = None
+    """How long the certificate that it shows is good still; None without TLS."""
 
     @property
     def node(self) -> str:
@@ -146,6 +150,16 @@ def check_disk(answer: Answer) -> Iterator[Finding]:
 _MAKE_ROOM = "make room on that disk, or give it a larger one; a full disk declines writes and reads go on"
 
 
+def check_certificate(answer: Answer) -> Iterator[Finding]:
+    """How long the node's certificate is good still."""
+    days = answer.certificate_days
+    if days is None:
+        return
+    late = days < CERTIFICATE_DAYS_MIN
+    advice = "renew it, and put the new files in place of the old ones: no restart is needed" if late else None
+    yield Finding("certificate", answer.node, not late, f"good for {days:,.0f} days", advice)
+
+
 def check_files(answer: Answer) -> Iterator[Finding]:
     """Whether the process may open a file for each client that it would accept."""
     health = answer.health
@@ -224,7 +238,7 @@ def last_words(log_file: Path) -> str | None:
 
 def findings(rows: Sequence[Mapping[str, Any]], answers: Sequence[Answer]) -> list[Finding]:
     """All that can be said from the answers."""
-    each: tuple[Callable[[Answer], Iterator[Finding]], ...] = (check_disk, check_files)
+    each: tuple[Callable[[Answer], Iterator[Finding]], ...] = (check_disk, check_files, check_certificate)
     found = [*check_quorum(rows), *check_unseen(rows, answers), *check_clocks(answers), *check_versions(answers)]
     return found + [one for answer in answers for check in each for one in check(answer)]
 
@@ -243,7 +257,9 @@ def ask_all(addresses: Iterable[Address], *, timeout_s: float) -> list[Answer]:
             return None  # `check_unseen` tells
         clock_ns = (status.get("health") or {}).get("clock_ns")
         clock_ms = None if clock_ns is None else (clock_ns - (before + after) / 2) / 1e6
-        return Answer(status, clock_ms, (after - before) / 2e6)
+        ends = status[rollcall.CERTIFICATE_ENDS]
+        days = None if ends is None else (ends - after / 1e9) / 86_400
+        return Answer(status, clock_ms, (after - before) / 2e6, days)
 
     known = list(addresses)
     with ThreadPoolExecutor(max_workers=max(1, len(known))) as pool:

@@ -8,6 +8,7 @@ per node, all of them at once and within one deadline.
 from __future__ import annotations
 
 import socket
+import ssl
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,13 +28,16 @@ DROPPABLE = ("peer", "pid", "applied", "commit", "client")
 """Columns that a narrow terminal does without, the first of them first."""
 ANSWER_S = 2.0
 """How long a node may take: one that needs longer can't lead either (two election timeouts)."""
+CERTIFICATE_ENDS = "certificate_ends"
+"""What `ask` adds to a node's status: see `_certificate_ends`."""
 _READ_BYTES = 1 << 16
 Reply = TypeVar("Reply", bound=Message)
 
 
 # ---------------------------------------------------------------------------------------------------------- one node
 def ask(address: Address, *, timeout_s: float = ANSWER_S) -> dict[str, Any]:
-    """The status of the node at ``address``. `Unavailable` if it is silent, otherwise the error that it answers."""
+    """The status of the node at ``address``, and `CERTIFICATE_ENDS`. `Unavailable` if it is silent, otherwise the error
+    that it answers."""
     deadline = time.monotonic() + timeout_s
     connection = Connection(Role.CLIENT)
     try:
@@ -42,9 +46,15 @@ def ask(address: Address, *, timeout_s: float = ANSWER_S) -> dict[str, Any]:
             _expect(Welcome, stream, connection, deadline)
             stream.sendall(connection.send(Status(), 1))
             reply = _expect(StatusReply, stream, connection, deadline)
-            return dict(reply.status)
+            return {**reply.status, CERTIFICATE_ENDS: _certificate_ends(stream)}
     except OSError as error:
         raise Unavailable(f"{address}: {error.strerror or error}") from error
+
+
+def _certificate_ends(stream: socket.socket) -> float | None:
+    """When the certificate that the node shows is good no more, in seconds of the epoch; None without TLS."""
+    shown = stream.getpeercert() if isinstance(stream, ssl.SSLSocket) else None
+    return ssl.cert_time_to_seconds(str(shown["notAfter"])) if shown else None
 
 
 def _secured(plain: socket.socket, address: Address) -> socket.socket:

@@ -13,7 +13,7 @@ from real_programs import Cluster, run
 from speaking_nodes import speaking_nodes
 
 import lanyinglog
-from lanyinglog.cli.doctor import Answer, Finding, findings, last_words
+from lanyinglog.cli.doctor import Answer, Finding, check_certificate, findings, last_words
 from lanyinglog.cli.processes import free_port
 
 HEALTH: dict[str, Any] = {
@@ -76,6 +76,13 @@ def test_a_difference_that_asking_explains_is_no_skew() -> None:
     slow = Answer({"node": "n3", "health": HEALTH}, 400.0, 300.0)
     found = findings(WELL, [_answer(1), _answer(2), slow])
     assert all(one.ok for one in found)
+
+
+@pytest.mark.parametrize(("days", "ok"), [(None, None), (90.0, True), (14.0, True), (13.9, False), (-1.0, False)])
+def test_a_certificate_has_to_be_renewed_in_time(days: float | None, ok: bool | None) -> None:
+    said = list(check_certificate(Answer({"node": "n1"}, None, 1.0, days)))
+    assert [one.ok for one in said] == ([] if ok is None else [ok])
+    assert all((one.advice is None) == one.ok for one in said)
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,9 @@ def test_verbs_go_through_tls(node: Encrypted) -> None:
     assert node.run("topics", "--server", node.server).rows[0]["topic"] == "a.b"
     (row,) = node.run("status", "--server", node.server).rows
     assert row["role"] == "leader"
-    assert node.run("doctor", "--server", node.server).code == 0
+    asked = node.run("doctor", "--server", node.server)
+    assert asked.code == 0
+    assert [one["ok"] for one in asked.rows if one["check"] == "certificate"] == [True]
 
 
 def test_the_environment_will_do(node: Encrypted) -> None:
