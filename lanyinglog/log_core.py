@@ -231,6 +231,7 @@ class LogCore:
         self._retention_at = now + RETENTION_CHECK_S
         self._retention_end_bytes = self._checkpoint_end_bytes
         point = self.trimmer.proposal(now, wall_ns)
+        self._mend_to_trim()
         if point is not None:
             self._trim_proposed = point.first_index
             self._commands.append(_Command(KIND_TRIM, encode_trim(point), None))
@@ -347,13 +348,19 @@ class LogCore:
         held: int | None = None
         if replica.leads:
             held = replica.held_index(self._now)
-        return self.trimmer.goal(last_index=replica.journal.last_index, held=held)
+        goal = self.trimmer.goal(last_index=replica.journal.last_index, held=held)
+        self._mend_to_trim()
+        return goal
+
+    def _mend_to_trim(self) -> None:
+        """What trimming came upon and can't read is asked for from the others, as for a reader."""
+        for damage in self.trimmer.damages:
+            self.want_repair(damage)
 
     def begin_write(self, *, checkpoint: bool = False) -> Writes:
         """All changes as one transaction, with derived state if that is due or asked for."""
         trim = self.trimmer.step(self._trim_goal(), bytes_added=self.replica.journal.unsaved_bytes)
-        if self.trimmer.damage is not None:
-            self.want_repair(self.trimmer.damage)
+        self._mend_to_trim()
         taken = None
         if checkpoint or self._checkpoint_is_due:
             taken = self.machine.take_checkpoint()

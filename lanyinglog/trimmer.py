@@ -14,7 +14,9 @@ Invariants
    log beginning no later than its state says.
 2. A leader waits for followers that it is feeding, and for one that draws the base, as long as what waits to be removed
    stays below `excess_bytes_max`: the limit goes first.
-3. A damaged entry at the front stops trimming, and nothing else: without it the base can't go on.
+3. What is damaged stops trimming, and nothing else, until it is mended: an entry at the front, without which the base
+   can't go on, or the one that is to be the front. So does a record by which it is found out how far to go, until it is
+   mended or not asked for any more.
 4. Age goes by the leader's wall clock, and by that only while it has gone evenly for as long as the limit, or an hour:
    what a clock that is wrong for a moment would give up is gone for good.
 """
@@ -55,6 +57,8 @@ class Trimmer:
         self._even_since = 0.0
         self.damage: CorruptEntry | None = None
         """What can't be read, so that nothing is removed until it is mended."""
+        self.obstacle: CorruptEntry | None = None
+        """Of whose record the last look for how far to go could make nothing; the next one may not come across it."""
 
     @property
     def first_seq(self) -> int:
@@ -73,7 +77,8 @@ class Trimmer:
 
     # --------------------------------------------------------------------------------------------- the leader's part
     def proposal(self, now: float, wall_ns: int) -> TrimPoint | None:
-        """Where the log should begin by its limits; None if nothing is to be gained. ``now`` is monotonic seconds."""
+        """Where the log should begin by its limits; None if nothing is to be gained, or if there is an `obstacle`.
+        ``now`` is monotonic seconds."""
         machine = self._machine
         retention, even_s = machine.retention, self._even_s(now, wall_ns)
         if retention.age_s is not None and even_s < min(retention.age_s, EVEN_S):
@@ -88,7 +93,11 @@ class Trimmer:
             machine.end_bytes,
             self._store.record,
         )
-        return trim_point(retention, log, now_ns=wall_ns)
+        try:
+            point, self.obstacle = trim_point(retention, log, now_ns=wall_ns), None
+        except CorruptEntry as error:
+            point, self.obstacle = None, error
+        return point
 
     def _even_s(self, now: float, wall_ns: int) -> float:
         """For how long the wall clock has gone evenly, as far as was looked; to be asked every few seconds."""
@@ -112,10 +121,13 @@ class Trimmer:
         """Before which entry all may be removed now, 0 for nothing; ``held`` is where a leader would rather begin."""
         goal = min(self._goal, self._checkpointed - 1, last_index - 1)
         first = self.base.applied + 1
-        if goal <= first or self.stuck is not None:
+        if goal <= first or self.damage is not None:
             return 0
         if held is not None and held < goal:
-            excess = self._store.record(goal - 1).end_bytes - self.base.end_bytes
+            try:
+                excess = self._store.record(goal - 1).end_bytes - self.base.end_bytes
+            except CorruptEntry as error:
+                self.obstacle, excess = error, 0
             goal = goal if excess > self.excess_bytes_max else held
         return goal if goal > first else 0
 
@@ -128,25 +140,38 @@ class Trimmer:
     @property
     def stuck(self) -> str | None:
         """Why nothing is removed any more, in words."""
-        return None if self.damage is None else self.damage.message
+        return next((damage.message for damage in self.damages), None)
+
+    @property
+    def damages(self) -> list[CorruptEntry]:
+        """What has to be mended before trimming goes on."""
+        return [damage for damage in (self.damage, self.obstacle) if damage is not None]
 
     def mended(self, indexes: Iterable[int]) -> None:
         """These entries can be read again."""
-        if self.damage is not None and self.damage.hint in {str(index) for index in indexes}:
+        hints = {str(index) for index in indexes}
+        if self.damage is not None and self.damage.hint in hints:
             self.damage = None
+        if self.obstacle is not None and self.obstacle.hint in hints:
+            self.obstacle = None
 
     def step(self, goal: int, *, bytes_added: int) -> Trim | None:
         """The next entries to remove, up to ``goal`` (exclusive); None if there are none."""
         base = self.base
-        if self.stuck is not None or goal <= base.applied + 1:
+        if self.damage is not None or goal <= base.applied + 1:
             return None
         last = min(goal - 1, base.applied + STEP_ENTRIES_MAX)
         try:
             entries = self._store.entries(base.applied + 1, last, bytes_max=max(STEP_BYTES_MAX, 2 * bytes_added))
+            self._store.term(
+                entries[-1].index + 1
+            )  # the log is to begin there, and what begins it is asked for its term
         except CorruptEntry as error:
             self.damage = error
             return None
         for entry in entries:
             base.apply(entry.index, entry.command)
+        if self.obstacle is not None and int(self.obstacle.hint or 0) <= base.applied:
+            self.obstacle = None  # it goes with the rest
         changes = base.take_checkpoint()
         return Trim(base.applied + 1, base.last_seq, base.last_timestamp, changes.rows, changes.postings)
