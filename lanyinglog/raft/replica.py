@@ -24,6 +24,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from lanyinglog.errors import CorruptEntry
 from lanyinglog.machine.members import Members
 from lanyinglog.raft.election import Election
 from lanyinglog.raft.engine import Body, Engine
@@ -174,13 +175,21 @@ class Replica:
                 self._send(sender, self.source.offer(self.engine.term))
         elif isinstance(message, Fetch):
             if self.leads:
-                self._send(sender, self.source.answer(sender, message, now))
+                self._give_base(sender, message, now)
         elif sender == self.engine.leader:
             self.election.postpone(now)
             if isinstance(message, Chunk):
                 self.sink.arrived(sender, message)
             elif (fetch := self.sink.offered(sender, message, now)) is not None:
                 self._send(sender, fetch)
+
+    def _give_base(self, to: str, fetch: Fetch, now: float) -> None:
+        """What ``to`` asks for; if that is damaged, once it is mended and asked for again."""
+        try:
+            self._send(to, self.source.answer(to, fetch, now))
+        except CorruptEntry as damage:
+            if not self.repair.want(int(damage.hint or 0)):
+                raise
 
     @property
     def installed(self) -> bool:

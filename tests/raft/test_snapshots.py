@@ -55,6 +55,18 @@ def test_who_comes_back_behind_the_front_gets_a_snapshot_and_then_entries() -> N
     require_equal(cluster)
 
 
+def test_a_leader_whose_front_rotted_has_it_mended_and_gives_it_then() -> None:
+    cluster = LivingCluster(3)
+    away(cluster)
+    front = cluster["n1"].first_index
+    cluster["n1"].store.flip(front, 40)
+    cluster.restart("n3")
+    cluster.tick(8)
+    assert cluster["n1"].leads
+    assert cluster["n1"].store.entry(front) == cluster["n2"].store.entry(front)
+    require_equal(cluster)
+
+
 def test_who_is_within_the_log_is_fed_entries_alone() -> None:
     cluster = LivingCluster(3)
     cluster.begin()
