@@ -181,9 +181,12 @@ class HostedLog:
         for _ in range(MENDED_PER_READ_MAX):
             try:
                 found = await trio.to_thread.run_sync(read, limiter=self._readers)
-            except (KeyError, CorruptEntry) as error:
+            except KeyError:
                 self._check_readable(after)
-                if isinstance(error, CorruptEntry) and await self.mend(error):
+                continue  # what went is not what was asked for
+            except CorruptEntry as error:
+                self._check_readable(after)
+                if await self.mend(error):
                     continue
                 raise
             self._check_readable(after)

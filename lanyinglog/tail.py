@@ -176,7 +176,8 @@ class History:
     ) -> Page:
         """Like `LogService.read`, up to the last stored record. ``topic_numbers`` None means all topics.
 
-        `CorruptEntry` names an entry that fails its checksum: it is not served.
+        `CorruptEntry` names an entry that fails its checksum: it is not served. `KeyError`: the front of the log went
+        while it was read.
         """
         builder = _PageBuilder(
             after=after, matches=matches, purged=purged, messages_max=messages_max, bytes_max=bytes_max
@@ -190,7 +191,10 @@ class History:
             entries = self._store.entries(index, last, bytes_max=bytes_max)
             if not entries:
                 break
-            for entry, done in zip(entries, self._store.records(index, entries[-1].index), strict=True):
+            records = self._store.records(index, entries[-1].index)
+            if len(records) < len(entries):
+                raise KeyError(index)  # a trim between the two look-ups: each sees the log as it is then
+            for entry, done in zip(entries, records, strict=True):
                 looked_at += 1
                 index = entry.index + 1
                 if not builder.add(places(entry.command, done), entry.command, done.first_seq + done.count - 1):
@@ -210,7 +214,7 @@ class History:
         return target
 
     def seq_at_time(self, timestamp: int) -> int | None:
-        """The first stored message at or after ``timestamp``; None if all are earlier."""
+        """The first stored message at or after ``timestamp``; None if all are earlier. `KeyError` as in `read`."""
         index = self._store.index_of_time(timestamp)
         if index is None:
             return None
