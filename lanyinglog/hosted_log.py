@@ -170,6 +170,7 @@ class HostedLog:
             matches=matcher(filters),
             purged=self._core.machine.topics.purged,
             topic_numbers=numbers,
+            last_index=self._core.machine.applied,
             messages_max=messages_max,
             bytes_max=bytes_max,
         )

@@ -171,11 +171,14 @@ class History:
         matches: Matches,
         purged: Mapping[str, int],
         topic_numbers: Sequence[int] | None,
+        last_index: int,
         messages_max: int,
         bytes_max: int,
     ) -> Page:
-        """Like `LogService.read`, up to the last stored record. ``topic_numbers`` None means all topics.
+        """Like `LogService.read`, up to the last stored record, and no further than entry ``last_index``.
 
+        ``topic_numbers`` None means all topics; else those of the topics that match as of ``last_index``: behind it
+        there may be more of them, which have other numbers and would be skipped.
         `CorruptEntry` names an entry that fails its checksum: it is not served. `KeyError`: the front of the log went
         while it was read.
         """
@@ -183,7 +186,7 @@ class History:
             after=after, matches=matches, purged=purged, messages_max=messages_max, bytes_max=bytes_max
         )
         index = self._store.index_of_seq(after + 1)
-        stored = self._store.applied()
+        stored = min(last_index, self._store.applied())
         looked_at = 0
         while index is not None and index <= stored and looked_at < _COLD_ENTRIES_MAX:
             index = self._skip(index, stored, topic_numbers, builder)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
 import trio
@@ -19,9 +18,7 @@ from lanyinglog.machine.members import Members
 from lanyinglog.raft.messages import Heartbeat, Joined, Offer
 from lanyinglog.raft.replica import Timing
 from lanyinglog.store.environment import LmdbStore
-from lanyinglog.store.log_store import LogStore
 from lanyinglog.store.verify import verify
-from lanyinglog.tail import History
 
 pytestmark = pytest.mark.trio
 
@@ -140,73 +137,6 @@ async def test_age_empties_a_log_that_nobody_writes_to(tmp_path: Path, monkeypat
             await read(hosted, 2)
         await publish(hosted, 1)
         assert await read(hosted, 3) == [4]
-
-    await with_log(tmp_path / "main", use)
-
-
-class Between:
-    """A store; ``happens`` happens, once, between a thread's call of ``method`` and its next one."""
-
-    def __init__(self, store: LmdbStore, method: str, happens: Callable[[], Awaitable[None]]) -> None:
-        self._store = store
-        self._method = method
-        self._happens = happens
-        self.happened = False
-
-    def __getattr__(self, name: str) -> object:
-        method = getattr(self._store, name)
-        if name != self._method or self.happened:
-            return method
-
-        def call(*arguments: Any, **named: Any) -> object:
-            result = method(*arguments, **named)
-            self.happened = True
-            trio.from_thread.run(self._happens)
-            return result
-
-        return call
-
-
-async def trimmed_while_read(hosted: HostedLog, method: str) -> Between:
-    """A log that is on disk alone, most of which will go in the middle of the next look at it."""
-
-    async def trim() -> None:
-        await hosted.set_retention({"messages": 5})
-        while hosted._store.bounds()[0] < 15:
-            await hosted._loop.wait_turn()
-
-    await publish(hosted, 20)
-    while hosted._store.applied() <= 20:
-        await hosted._loop.wait_turn()
-    hosted._core.tail.holds = lambda seq: False  # type: ignore[method-assign]
-    hosted._core.tail.seq_at_time = lambda timestamp: None  # type: ignore[method-assign]
-    between = Between(hosted._store, method, trim)
-    hosted._history = History(cast(LogStore, between))
-    return between
-
-
-@pytest.mark.parametrize("method", ["index_of_seq", "entries"])
-async def test_who_reads_while_the_front_goes_is_told_so(
-    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(log_core, "CHECKPOINT_S", 0.1)
-
-    async def use(hosted: HostedLog) -> None:
-        between = await trimmed_while_read(hosted, method)
-        with pytest.raises(Trimmed, match="begins at"):
-            await hosted.read(after=0, filters=(">",), messages_max=1_000, bytes_max=1 << 20)
-        assert between.happened
-
-    await with_log(tmp_path / "main", use)
-
-
-async def test_a_time_is_found_while_the_front_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log_core, "CHECKPOINT_S", 0.1)
-
-    async def use(hosted: HostedLog) -> None:
-        between = await trimmed_while_read(hosted, "index_of_time")
-        assert await hosted.seq_at_time(1) == hosted.first_seq > 1
-        assert between.happened
 
     await with_log(tmp_path / "main", use)
 

@@ -120,6 +120,7 @@ class OneLog:
             matches=matches,
             purged=topics.purged,
             topic_numbers=numbers,
+            last_index=self.core.machine.applied,
             messages_max=messages_max,
             bytes_max=bytes_max,
         )
