@@ -32,6 +32,7 @@ from lanyinglog.machine.commands import (
 from lanyinglog.machine.members import Members, added, members_in, removed
 from lanyinglog.machine.purge import Purge
 from lanyinglog.machine.retention import encode_settings, encode_trim
+from lanyinglog.machine.selections import Selections
 from lanyinglog.machine.state_machine import StateMachine
 from lanyinglog.raft.messages import PeerMessage
 from lanyinglog.raft.outgoing import Outgoing
@@ -51,6 +52,8 @@ LIMIT_SHARE = 32
 more often than every `RETENTION_CHECK_S`, for each costs an entry."""
 CHECKPOINT_S = 5.0
 """The same in time, so that the last messages before a silence can be trimmed when they are old enough."""
+INDEXED_TOPICS_MAX = 64
+"""A filter that matches more topics than this reads every block: the index would hardly skip any."""
 RETENTION_CHECK_S = 1.0
 SETTINGS_WAITING_MAX = 8
 
@@ -96,9 +99,9 @@ class LogCore:
         self._checkpoint_end_bytes = self.machine.end_bytes
         self._checkpoint_first_index = self.machine.first_index
         self._commands: deque[_Command] = deque()
-        self._trim_proposed = 0
+        self._trim_proposed = self._retention_end_bytes = 0
         self._retention_at = now
-        self._retention_end_bytes = 0
+        self.selections = Selections(self.machine.topics, topics_max=INDEXED_TOPICS_MAX)
         self.trimmer = Trimmer(store=store, machine=self.machine)
         self.replica = Replica(
             node=node,

@@ -29,7 +29,7 @@ from dataclasses import replace
 from lanyinglog.errors import CorruptEntry
 from lanyinglog.machine.retention import LogExtent, TrimPoint, trim_point
 from lanyinglog.machine.state_machine import StateMachine
-from lanyinglog.service import TopicStat
+from lanyinglog.service import TopicPage
 from lanyinglog.store.log_store import LogStore, Trim
 
 STEP_ENTRIES_MAX = 64
@@ -51,6 +51,7 @@ class Trimmer:
         first, _ = store.bounds()
         self.base = StateMachine()
         self.base.load(first - 1, store.base_rows(first))
+        machine.topics.note_trimmed(self.base.topics, self.base.topics.names_from(0, len(self.base.topics)))
         self._goal = machine.first_index
         self._checkpointed = store.applied()
         self._clock_offset_ns: float | None = None
@@ -71,9 +72,19 @@ class Trimmer:
         """`disk_bytes` of the entries that are stored."""
         return self._machine.end_bytes - self.base.end_bytes
 
-    def topics(self) -> list[TopicStat]:
-        """Of the messages that are stored: by name, without topics that have none left."""
-        return self._machine.topics.stats_since(self.base.topics)
+    def topics(self, *, after: str, topics_max: int) -> TopicPage:
+        """See `LogService.topics`; of the messages that are stored."""
+        return self._machine.topics.page_since(self.base.topics, after=after, topics_max=topics_max)
+
+    @property
+    def topics_left(self) -> int:
+        """How many topics have messages that are stored and not purged."""
+        return self._machine.topics.topics_left
+
+    @property
+    def messages_left(self) -> int:
+        """How many messages are stored and not purged."""
+        return self._machine.last_seq - self.base.last_seq - self._machine.topics.hidden_since(self.base.topics)
 
     # --------------------------------------------------------------------------------------------- the leader's part
     def proposal(self, now: float, wall_ns: int) -> TrimPoint | None:
@@ -173,5 +184,6 @@ class Trimmer:
             base.apply(entry.index, entry.command)
         if self.obstacle is not None and int(self.obstacle.hint or 0) <= base.applied:
             self.obstacle = None  # it goes with the rest
+        self._machine.topics.note_trimmed(base.topics, base.topics.changed)
         changes = base.take_checkpoint()
         return Trim(base.applied + 1, base.last_seq, base.last_timestamp, changes.rows, changes.postings)

@@ -18,7 +18,7 @@ import trio
 
 from lanyinglog.errors import BatchOutOfOrder, Busy, CorruptEntry, LanyingError, ProducerUnknown
 from lanyinglog.record import BatchView
-from lanyinglog.service import Ack, Item, Owner, Page, TopicStat
+from lanyinglog.service import Ack, Item, Owner, Page, TopicPage, TopicStat
 from lanyinglog.topics import matcher
 
 
@@ -174,7 +174,7 @@ class MemoryLogService:
             raise self.refusal
         return to or self.node
 
-    def topics(self) -> Sequence[TopicStat]:
+    def topics(self, *, after: str, topics_max: int) -> TopicPage:
         stats: dict[str, TopicStat] = {}
         for topic, item in self._items:
             old = stats.get(topic, TopicStat(topic, 0, 0, 0, 0))
@@ -186,7 +186,8 @@ class MemoryLogService:
                 item.first_seq + last,
                 item.timestamp + last,
             )
-        return [stats[topic] for topic in sorted(stats)]
+        names = sorted(topic for topic in stats if topic > after)
+        return TopicPage([stats[topic] for topic in names[:topics_max]], len(names) > topics_max)
 
     def status(self) -> dict[str, Any]:
         role = "leader" if self.refusal is None else "follower"

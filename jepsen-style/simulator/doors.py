@@ -202,7 +202,10 @@ class Doors:
         else:
             numbers = None
             if ">" not in subscription.filters:
-                numbers = core.machine.topics.numbers({n for n in core.machine.topics.names() if matches(n)})
+                selection = core.selections.of(subscription.filters)
+                while not selection.step():
+                    pass
+                numbers = selection.numbers
             history = History(self._node.store)
             bounds |= {"after": after, "last_index": core.machine.applied}
             try:

@@ -84,8 +84,8 @@ class Node(MemoryLogService):
     async def seq_at_time(self, timestamp: int) -> int:
         return await self._log.seq_at_time(timestamp)
 
-    def topics(self) -> Any:
-        return self._log.topics()
+    def topics(self, *, after: str, topics_max: int) -> Any:
+        return self._log.topics(after=after, topics_max=topics_max)
 
     def status(self) -> dict[str, Any]:
         leader = self._cluster.leader

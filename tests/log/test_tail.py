@@ -114,7 +114,10 @@ class OneLog:
                 bytes_max=bytes_max,
             )
         topics = self.core.machine.topics
-        numbers = None if ">" in filters else topics.numbers({name for name in topics.names() if matches(name)})
+        selection = self.core.selections.of(filters)
+        while not selection.step():
+            pass
+        numbers = None if ">" in filters else selection.numbers
         return self.history.read(
             after=after,
             matches=matches,
