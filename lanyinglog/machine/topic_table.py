@@ -132,9 +132,10 @@ class TopicTable:
     def note_trimmed(self, base: TopicTable, names: Iterable[str]) -> None:
         """Some messages of topics ``names`` went over into ``base``. Those that have none left are not looked at for
         statistics any more, however many they are."""
+        before = base._table
         for name in names:
             topic = self._table[name]
-            if self._stat(name, base) is None:
+            if topic.messages == max(before[name].messages, topic.purged_messages):
                 self._note_gone(name, topic)
 
     def _note_gone(self, name: str, topic: Topic) -> None:
