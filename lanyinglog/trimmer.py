@@ -35,6 +35,9 @@ from lanyinglog.store.log_store import LogStore, Trim
 STEP_ENTRIES_MAX = 64
 STEP_BYTES_MAX = 1 << 20
 """What one write removes if there is so much; or twice what it adds, if that is more, so that trimming keeps up."""
+STEP_TOPICS_MAX = 1_024
+"""A step ends with the entry with which it comes to change so many topics of the base (some 5 ms), if it has removed
+twice what the write adds by then."""
 UNLIMITED_EXCESS_BYTES_MAX = 256 << 20
 EVEN_S = 3600
 """A wall clock that has gone evenly for so long, by the monotonic one, is believed."""
@@ -174,14 +177,17 @@ class Trimmer:
         last = min(goal - 1, base.applied + STEP_ENTRIES_MAX)
         try:
             entries = self._store.entries(base.applied + 1, last, bytes_max=max(STEP_BYTES_MAX, 2 * bytes_added))
-            self._store.term(
-                entries[-1].index + 1
-            )  # the log is to begin there, and what begins it is asked for its term
+            # The log may come to begin there, and what begins it is asked for its term.
+            self._store.term(entries[-1].index + 1)
         except CorruptEntry as error:
             self.damage = error
             return None
+        removed = 0
         for entry in entries:
             base.apply(entry.index, entry.command)
+            removed += len(entry.command)
+            if len(base.topics.changed) >= STEP_TOPICS_MAX and removed >= 2 * bytes_added:
+                break
         if self.obstacle is not None and int(self.obstacle.hint or 0) <= base.applied:
             self.obstacle = None  # it goes with the rest
         self._machine.topics.note_trimmed(base.topics, base.topics.changed)
