@@ -184,11 +184,12 @@ class Replica:
                 self._send(sender, fetch)
 
     def _give_base(self, to: str, fetch: Fetch, now: float) -> None:
-        """What ``to`` asks for; if that is damaged, once it is mended and asked for again."""
+        """What ``to`` asks for, once it can be read; if nobody can mend it, another has to lead: ``to`` can't wait."""
         try:
             self._send(to, self.source.answer(to, fetch, now))
         except CorruptEntry as damage:
-            if not self.repair.want(int(damage.hint or 0)):
+            index = int(damage.hint or 0)
+            if not self.repair.want(index) or self.repair.is_lost(index):
                 raise
 
     @property

@@ -6,7 +6,7 @@ import pytest
 from raft.cluster import batch
 from raft.lives import LivingCluster
 
-from lanyinglog.errors import Busy
+from lanyinglog.errors import Busy, CorruptEntry
 from lanyinglog.raft import snapshots
 from lanyinglog.raft.journal import Journal
 from lanyinglog.raft.messages import Chunk, Fetch, Offer
@@ -67,6 +67,17 @@ def test_a_leader_whose_front_rotted_has_it_mended_and_gives_it_then() -> None:
     assert cluster["n1"].leads
     assert cluster["n1"].store.entry(front) == cluster["n2"].store.entry(front)
     require_equal(cluster)
+
+
+def test_a_leader_whose_front_nobody_can_mend_does_not_go_on_leading() -> None:
+    """Or who needs it would wait for ever, while another could give what its own log begins with."""
+    cluster = LivingCluster(3)
+    away(cluster)
+    for name in ("n1", "n2"):
+        cluster[name].store.flip(cluster["n1"].first_index, 40)
+    cluster.restart("n3")
+    with pytest.raises(CorruptEntry):
+        cluster.tick(30)
 
 
 def test_who_is_within_the_log_is_fed_entries_alone() -> None:
