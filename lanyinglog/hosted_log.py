@@ -18,15 +18,13 @@ from lanyinglog.machine.purge import Purge
 from lanyinglog.raft.read_index import ReadIndex
 from lanyinglog.record import BatchView
 from lanyinglog.scrub import Scrub
-from lanyinglog.service import Page, TopicStat
+from lanyinglog.service import Page, TopicPage
 from lanyinglog.store.log_store import LogStore
 from lanyinglog.tail import History
 from lanyinglog.topics import matcher
 
 HISTORY_READERS_MAX = 4
 """Threads that read history at once; more would only make the disk seek."""
-INDEXED_TOPICS_MAX = 64
-"""A filter that matches more topics than this reads every block: the index would hardly skip any."""
 MEND_S_MAX = 2.0
 """How long a reader waits for a damaged entry to be fetched again."""
 MENDED_PER_READ_MAX = 64
@@ -172,13 +170,14 @@ class HostedLog:
         page = self.read_now(after=after, filters=filters, messages_max=messages_max, bytes_max=bytes_max)
         if page is not None:
             return page
-        numbers = self._topic_numbers(filters)
+        numbers = await self._topic_numbers(filters)
         read = partial(
             self._history.read,
             after=after,
             matches=matcher(filters),
             purged=self._core.machine.topics.purged,
             topic_numbers=numbers,
+            last_index=self._core.machine.applied,
             messages_max=messages_max,
             bytes_max=bytes_max,
         )
@@ -190,9 +189,12 @@ class HostedLog:
         for _ in range(MENDED_PER_READ_MAX):
             try:
                 found = await trio.to_thread.run_sync(read, limiter=self._readers)
-            except (KeyError, CorruptEntry) as error:
+            except KeyError:
                 self._check_readable(after)
-                if isinstance(error, CorruptEntry) and await self.mend(error):
+                continue  # what went is not what was asked for
+            except CorruptEntry as error:
+                self._check_readable(after)
+                if await self.mend(error):
                     continue
                 raise
             self._check_readable(after)
@@ -232,13 +234,17 @@ class HostedLog:
             words = f"message {after + 1} is not kept any more: the log begins at {first_seq}"
             raise Trimmed(words, hint=str(first_seq))
 
-    def _topic_numbers(self, filters: Sequence[str]) -> list[int] | None:
-        """The numbers of the topics that match, or None where looking at every block is no worse."""
+    async def _topic_numbers(self, filters: Sequence[str]) -> list[int] | None:
+        """The numbers of the topics that match by now, or None where looking at every block is no worse."""
         if ">" in filters:
             return None
-        matches = matcher(filters)
-        names = {name for name in self._core.machine.topics.names() if matches(name)}
-        return self._core.machine.topics.numbers(names) if len(names) <= INDEXED_TOPICS_MAX else None
+        core = self._core
+        selection = core.selections.of(filters)
+        while not selection.step():
+            await trio.lowlevel.checkpoint()  # others have their turn between two stretches of many names
+            if core is not self._core:
+                return await self._topic_numbers(filters)
+        return selection.numbers
 
     async def seq_at_time(self, timestamp: int) -> int:
         seq = self._core.tail.seq_at_time(timestamp)
@@ -292,24 +298,23 @@ class HostedLog:
     def log_info(self) -> dict[str, Any]:
         core = self._core
         limits = retention.as_dict(core.machine.retention)
-        topics = core.trimmer.topics()
         return {
             "log": self.name,
             **{f"max_{name}": limit for name, limit in limits.items()},
             "first_seq": self.first_seq,
             "last_seq": self.last_seq,
-            "messages": min(self.last_seq - self.first_seq + 1, sum(topic.messages for topic in topics)),
+            "messages": min(self.last_seq - self.first_seq + 1, core.trimmer.messages_left),
             "bytes": core.trimmer.bytes_kept,
             "file_bytes": self._store.bytes_used(),
             "first_index": core.replica.journal.first_index,
             "last_index": core.replica.journal.last_index,
-            "topics": len(topics),
+            "topics": core.trimmer.topics_left,
             "node": core.replica.node,
             "problem": core.trimmer.stuck,
         }
 
-    def topics(self) -> Sequence[TopicStat]:
-        return self._core.trimmer.topics()
+    def topics(self, *, after: str, topics_max: int) -> TopicPage:
+        return self._core.trimmer.topics(after=after, topics_max=topics_max)
 
     def status(self) -> dict[str, Any]:
         engine = self._core.replica.engine

@@ -32,10 +32,12 @@ from lanyinglog.machine.commands import (
 from lanyinglog.machine.members import Members, added, members_in, removed
 from lanyinglog.machine.purge import Purge
 from lanyinglog.machine.retention import encode_settings, encode_trim
+from lanyinglog.machine.selections import Selections
 from lanyinglog.machine.state_machine import StateMachine
 from lanyinglog.raft.messages import PeerMessage
 from lanyinglog.raft.outgoing import Outgoing
-from lanyinglog.raft.replica import Replica, Timing
+from lanyinglog.raft.replica import Replica
+from lanyinglog.raft.timing import Timing
 from lanyinglog.record import BatchView, skim_batch
 from lanyinglog.store.log_store import Entry, LogStore, Writes
 from lanyinglog.tail import Tail
@@ -51,6 +53,8 @@ LIMIT_SHARE = 32
 more often than every `RETENTION_CHECK_S`, for each costs an entry."""
 CHECKPOINT_S = 5.0
 """The same in time, so that the last messages before a silence can be trimmed when they are old enough."""
+INDEXED_TOPICS_MAX = 64
+"""A filter that matches more topics than this reads every block: the index would hardly skip any."""
 RETENTION_CHECK_S = 1.0
 SETTINGS_WAITING_MAX = 8
 
@@ -96,9 +100,9 @@ class LogCore:
         self._checkpoint_end_bytes = self.machine.end_bytes
         self._checkpoint_first_index = self.machine.first_index
         self._commands: deque[_Command] = deque()
-        self._trim_proposed = 0
+        self._trim_proposed = self._retention_end_bytes = 0
         self._retention_at = now
-        self._retention_end_bytes = 0
+        self.selections = Selections(self.machine.topics, topics_max=INDEXED_TOPICS_MAX)
         self.trimmer = Trimmer(store=store, machine=self.machine)
         self.replica = Replica(
             node=node,
@@ -231,6 +235,7 @@ class LogCore:
         self._retention_at = now + RETENTION_CHECK_S
         self._retention_end_bytes = self._checkpoint_end_bytes
         point = self.trimmer.proposal(now, wall_ns)
+        self._mend_to_trim()
         if point is not None:
             self._trim_proposed = point.first_index
             self._commands.append(_Command(KIND_TRIM, encode_trim(point), None))
@@ -347,13 +352,19 @@ class LogCore:
         held: int | None = None
         if replica.leads:
             held = replica.held_index(self._now)
-        return self.trimmer.goal(last_index=replica.journal.last_index, held=held)
+        goal = self.trimmer.goal(last_index=replica.journal.last_index, held=held)
+        self._mend_to_trim()
+        return goal
+
+    def _mend_to_trim(self) -> None:
+        """What trimming came upon and can't read is asked for from the others, as for a reader."""
+        for damage in self.trimmer.damages:
+            self.want_repair(damage)
 
     def begin_write(self, *, checkpoint: bool = False) -> Writes:
         """All changes as one transaction, with derived state if that is due or asked for."""
         trim = self.trimmer.step(self._trim_goal(), bytes_added=self.replica.journal.unsaved_bytes)
-        if self.trimmer.damage is not None:
-            self.want_repair(self.trimmer.damage)
+        self._mend_to_trim()
         taken = None
         if checkpoint or self._checkpoint_is_due:
             taken = self.machine.take_checkpoint()

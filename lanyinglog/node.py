@@ -36,7 +36,7 @@ from lanyinglog.raft.engine import check_audited
 from lanyinglog.raft.guard import Diverged
 from lanyinglog.raft.handshake import PeerIdentity, Removed
 from lanyinglog.raft.peers import PeerNetwork
-from lanyinglog.raft.replica import Timing
+from lanyinglog.raft.timing import Timing
 from lanyinglog.session import NodeIdentity, Served, serve_clients
 from lanyinglog.store.environment import LmdbStore
 from lanyinglog.tls import Tls

@@ -79,6 +79,13 @@ class TopicStat:
     last_timestamp: int
 
 
+class TopicPage(NamedTuple):
+    """Some topics, by name; whether there may be ``more`` behind them."""
+
+    topics: Sequence[TopicStat]
+    more: bool
+
+
 class LogService(Protocol):
     """One log on this node."""
 
@@ -155,8 +162,9 @@ class LogService(Protocol):
     def log_info(self) -> dict[str, Any]:
         """What is kept and what is there: one flat JSON object (docs/protocol.md)."""
 
-    def topics(self) -> Sequence[TopicStat]:
-        """All topics that have a message left, by name, with the numbers of what is left."""
+    def topics(self, *, after: str, topics_max: int) -> TopicPage:
+        """The topics that have a message left, by name, with the numbers of what is left: the next ones behind the name
+        ``after``, as many as there are up to ``topics_max``."""
 
     def status(self) -> dict[str, Any]:
         """``node, pid, client, peer, role, term, commit, applied, last_seq, leader, leader_client, log, first_seq,

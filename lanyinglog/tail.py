@@ -171,18 +171,22 @@ class History:
         matches: Matches,
         purged: Mapping[str, int],
         topic_numbers: Sequence[int] | None,
+        last_index: int,
         messages_max: int,
         bytes_max: int,
     ) -> Page:
-        """Like `LogService.read`, up to the last stored record. ``topic_numbers`` None means all topics.
+        """Like `LogService.read`, up to the last stored record, and no further than entry ``last_index``.
 
-        `CorruptEntry` names an entry that fails its checksum: it is not served.
+        ``topic_numbers`` None means all topics; else those of the topics that match as of ``last_index``: behind it
+        there may be more of them, which have other numbers and would be skipped.
+        `CorruptEntry` names an entry that fails its checksum: it is not served. `KeyError`: the front of the log went
+        while it was read.
         """
         builder = _PageBuilder(
             after=after, matches=matches, purged=purged, messages_max=messages_max, bytes_max=bytes_max
         )
         index = self._store.index_of_seq(after + 1)
-        stored = self._store.applied()
+        stored = min(last_index, self._store.applied())
         looked_at = 0
         while index is not None and index <= stored and looked_at < _COLD_ENTRIES_MAX:
             index = self._skip(index, stored, topic_numbers, builder)
@@ -190,7 +194,10 @@ class History:
             entries = self._store.entries(index, last, bytes_max=bytes_max)
             if not entries:
                 break
-            for entry, done in zip(entries, self._store.records(index, entries[-1].index), strict=True):
+            records = self._store.records(index, entries[-1].index)
+            if len(records) < len(entries):
+                raise KeyError(index)  # a trim between the two look-ups: each sees the log as it is then
+            for entry, done in zip(entries, records, strict=True):
                 looked_at += 1
                 index = entry.index + 1
                 if not builder.add(places(entry.command, done), entry.command, done.first_seq + done.count - 1):
@@ -210,7 +217,7 @@ class History:
         return target
 
     def seq_at_time(self, timestamp: int) -> int | None:
-        """The first stored message at or after ``timestamp``; None if all are earlier."""
+        """The first stored message at or after ``timestamp``; None if all are earlier. `KeyError` as in `read`."""
         index = self._store.index_of_time(timestamp)
         if index is None:
             return None

@@ -14,7 +14,9 @@ Invariants
    log beginning no later than its state says.
 2. A leader waits for followers that it is feeding, and for one that draws the base, as long as what waits to be removed
    stays below `excess_bytes_max`: the limit goes first.
-3. A damaged entry at the front stops trimming, and nothing else: without it the base can't go on.
+3. What is damaged stops trimming, and nothing else, until it is mended: an entry at the front, without which the base
+   can't go on, or the one that is to be the front. So does a record by which it is found out how far to go, until it is
+   mended or not asked for any more.
 4. Age goes by the leader's wall clock, and by that only while it has gone evenly for as long as the limit, or an hour:
    what a clock that is wrong for a moment would give up is gone for good.
 """
@@ -27,12 +29,15 @@ from dataclasses import replace
 from lanyinglog.errors import CorruptEntry
 from lanyinglog.machine.retention import LogExtent, TrimPoint, trim_point
 from lanyinglog.machine.state_machine import StateMachine
-from lanyinglog.service import TopicStat
+from lanyinglog.service import TopicPage
 from lanyinglog.store.log_store import LogStore, Trim
 
 STEP_ENTRIES_MAX = 64
 STEP_BYTES_MAX = 1 << 20
 """What one write removes if there is so much; or twice what it adds, if that is more, so that trimming keeps up."""
+STEP_TOPICS_MAX = 1_024
+"""A step ends with the entry with which it comes to change so many topics of the base (some 5 ms), if it has removed
+twice what the write adds by then."""
 UNLIMITED_EXCESS_BYTES_MAX = 256 << 20
 EVEN_S = 3600
 """A wall clock that has gone evenly for so long, by the monotonic one, is believed."""
@@ -49,12 +54,15 @@ class Trimmer:
         first, _ = store.bounds()
         self.base = StateMachine()
         self.base.load(first - 1, store.base_rows(first))
+        machine.topics.note_trimmed(self.base.topics, self.base.topics.names_from(0, len(self.base.topics)))
         self._goal = machine.first_index
         self._checkpointed = store.applied()
         self._clock_offset_ns: float | None = None
         self._even_since = 0.0
         self.damage: CorruptEntry | None = None
         """What can't be read, so that nothing is removed until it is mended."""
+        self.obstacle: CorruptEntry | None = None
+        """Of whose record the last look for how far to go could make nothing; the next one may not come across it."""
 
     @property
     def first_seq(self) -> int:
@@ -67,13 +75,24 @@ class Trimmer:
         """`disk_bytes` of the entries that are stored."""
         return self._machine.end_bytes - self.base.end_bytes
 
-    def topics(self) -> list[TopicStat]:
-        """Of the messages that are stored: by name, without topics that have none left."""
-        return self._machine.topics.stats_since(self.base.topics)
+    def topics(self, *, after: str, topics_max: int) -> TopicPage:
+        """See `LogService.topics`; of the messages that are stored."""
+        return self._machine.topics.page_since(self.base.topics, after=after, topics_max=topics_max)
+
+    @property
+    def topics_left(self) -> int:
+        """How many topics have messages that are stored and not purged."""
+        return self._machine.topics.topics_left
+
+    @property
+    def messages_left(self) -> int:
+        """How many messages are stored and not purged."""
+        return self._machine.last_seq - self.base.last_seq - self._machine.topics.hidden_since(self.base.topics)
 
     # --------------------------------------------------------------------------------------------- the leader's part
     def proposal(self, now: float, wall_ns: int) -> TrimPoint | None:
-        """Where the log should begin by its limits; None if nothing is to be gained. ``now`` is monotonic seconds."""
+        """Where the log should begin by its limits; None if nothing is to be gained, or if there is an `obstacle`.
+        ``now`` is monotonic seconds."""
         machine = self._machine
         retention, even_s = machine.retention, self._even_s(now, wall_ns)
         if retention.age_s is not None and even_s < min(retention.age_s, EVEN_S):
@@ -88,7 +107,11 @@ class Trimmer:
             machine.end_bytes,
             self._store.record,
         )
-        return trim_point(retention, log, now_ns=wall_ns)
+        try:
+            point, self.obstacle = trim_point(retention, log, now_ns=wall_ns), None
+        except CorruptEntry as error:
+            point, self.obstacle = None, error
+        return point
 
     def _even_s(self, now: float, wall_ns: int) -> float:
         """For how long the wall clock has gone evenly, as far as was looked; to be asked every few seconds."""
@@ -112,10 +135,13 @@ class Trimmer:
         """Before which entry all may be removed now, 0 for nothing; ``held`` is where a leader would rather begin."""
         goal = min(self._goal, self._checkpointed - 1, last_index - 1)
         first = self.base.applied + 1
-        if goal <= first or self.stuck is not None:
+        if goal <= first or self.damage is not None:
             return 0
         if held is not None and held < goal:
-            excess = self._store.record(goal - 1).end_bytes - self.base.end_bytes
+            try:
+                excess = self._store.record(goal - 1).end_bytes - self.base.end_bytes
+            except CorruptEntry as error:
+                self.obstacle, excess = error, 0
             goal = goal if excess > self.excess_bytes_max else held
         return goal if goal > first else 0
 
@@ -128,25 +154,42 @@ class Trimmer:
     @property
     def stuck(self) -> str | None:
         """Why nothing is removed any more, in words."""
-        return None if self.damage is None else self.damage.message
+        return next((damage.message for damage in self.damages), None)
+
+    @property
+    def damages(self) -> list[CorruptEntry]:
+        """What has to be mended before trimming goes on."""
+        return [damage for damage in (self.damage, self.obstacle) if damage is not None]
 
     def mended(self, indexes: Iterable[int]) -> None:
         """These entries can be read again."""
-        if self.damage is not None and self.damage.hint in {str(index) for index in indexes}:
+        hints = {str(index) for index in indexes}
+        if self.damage is not None and self.damage.hint in hints:
             self.damage = None
+        if self.obstacle is not None and self.obstacle.hint in hints:
+            self.obstacle = None
 
     def step(self, goal: int, *, bytes_added: int) -> Trim | None:
         """The next entries to remove, up to ``goal`` (exclusive); None if there are none."""
         base = self.base
-        if self.stuck is not None or goal <= base.applied + 1:
+        if self.damage is not None or goal <= base.applied + 1:
             return None
         last = min(goal - 1, base.applied + STEP_ENTRIES_MAX)
         try:
             entries = self._store.entries(base.applied + 1, last, bytes_max=max(STEP_BYTES_MAX, 2 * bytes_added))
+            # The log may come to begin there, and what begins it is asked for its term.
+            self._store.term(entries[-1].index + 1)
         except CorruptEntry as error:
             self.damage = error
             return None
+        removed = 0
         for entry in entries:
             base.apply(entry.index, entry.command)
+            removed += len(entry.command)
+            if len(base.topics.changed) >= STEP_TOPICS_MAX and removed >= 2 * bytes_added:
+                break
+        if self.obstacle is not None and int(self.obstacle.hint or 0) <= base.applied:
+            self.obstacle = None  # it goes with the rest
+        self._machine.topics.note_trimmed(base.topics, base.topics.changed)
         changes = base.take_checkpoint()
         return Trim(base.applied + 1, base.last_seq, base.last_timestamp, changes.rows, changes.postings)

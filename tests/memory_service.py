@@ -19,7 +19,7 @@ import trio
 from lanyinglog.errors import BatchOutOfOrder, Busy, CorruptEntry, LanyingError, ProducerUnknown
 from lanyinglog.machine.retention import check_changes
 from lanyinglog.record import BatchView
-from lanyinglog.service import Ack, Item, Owner, Page, TopicStat
+from lanyinglog.service import Ack, Item, Owner, Page, TopicPage, TopicStat
 from lanyinglog.topics import matcher
 
 
@@ -192,10 +192,10 @@ class MemoryLogService:
 
     def log_info(self) -> dict[str, Any]:
         limits = {f"max_{name}": limit for name, limit in self.retention.items()}
-        sizes = {"messages": self.last_seq - self.first_seq + 1, "bytes": sum(topic.bytes for topic in self.topics())}
+        sizes = {"messages": self.last_seq - self.first_seq + 1, "bytes": sum(len(item.run) for _, item in self._items)}
         return {"log": self.name, "first_seq": self.first_seq, "last_seq": self.last_seq, **limits, **sizes}
 
-    def topics(self) -> Sequence[TopicStat]:
+    def topics(self, *, after: str, topics_max: int) -> TopicPage:
         stats: dict[str, TopicStat] = {}
         for topic, item in self._items:
             old = stats.get(topic, TopicStat(topic, 0, 0, 0, 0))
@@ -207,7 +207,8 @@ class MemoryLogService:
                 item.first_seq + last,
                 item.timestamp + last,
             )
-        return [stats[topic] for topic in sorted(stats)]
+        names = sorted(topic for topic in stats if topic > after)
+        return TopicPage([stats[topic] for topic in names[:topics_max]], len(names) > topics_max)
 
     def status(self) -> dict[str, Any]:
         role = "leader" if self.refusal is None else "follower"

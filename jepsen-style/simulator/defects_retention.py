@@ -59,7 +59,10 @@ def trims_before_checkpoint() -> Sequence[Change]:
     def goal(self: Trimmer, *, last_index: int, held: int | None) -> int:
         return min(self._machine.first_index, self._machine.applied - 1, last_index - 1)
 
-    return [(Trimmer, "goal", goal)]
+    def wants_step(self: Trimmer) -> bool:
+        return self._machine.first_index > self.base.applied + 1 and self.damage is None
+
+    return [(Trimmer, "goal", goal), (Trimmer, "wants_step", property(wants_step))]
 
 
 @defect("a leader that holds its log for a follower writes all the time")

@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from lanyinglog.errors import StorageFull
+from lanyinglog.errors import CorruptEntry, StorageFull
 from lanyinglog.store.environment import LmdbStore
 from lanyinglog.store.log_store import HardState, LogStore, Mend, Writes
 from lanyinglog.store.memory import MemoryDisk, MemoryStore
@@ -49,7 +49,7 @@ class Disk:
         """The next write fails with EIO, and so does every later one of that process."""
         self.slow = 1.0
         self.damaged: set[int] = set()
-        """Entries with flipped bits."""
+        """Entries with flipped bits, in themselves or in their record."""
         self.mended = 0
         self._source = source
         self._directory = directory
@@ -190,15 +190,26 @@ class Disk:
 
     # ----------------------------------------------------------------------------------------------------- damage
     def flip(self) -> int | None:
-        """Damage a byte of some entry; its index, or None if there is none to damage."""
+        """Damage a byte of some entry, or of its record; its index, or None if there is none to damage."""
         if self._directory is not None or not self._content.entries:
             return None
         index = self._source.choice(list(self._content.entries))
         if index == 1:
             return None
-        self._content.flip(index, self._source.randrange(1 << 16), 1 << self._source.randrange(8))
+        byte, mask = self._source.randrange(1 << 16), 1 << self._source.randrange(8)
+        if byte % 3 == 0 and index in self._content.records:
+            self._content.flip_record(index, byte, mask)
+        else:
+            self._content.flip(index, byte, mask)
         self.damaged.add(index)
         return index
+
+    def has_whole(self, index: int) -> bool:
+        """Whether entry ``index`` is there and fails no check, whatever became of its record."""
+        try:
+            return self._directory is None and MemoryStore(self._content).entry(index).index == index
+        except (KeyError, CorruptEntry):
+            return False
 
     def remove(self) -> None:
         """End of the run."""

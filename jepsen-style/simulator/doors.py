@@ -202,12 +202,14 @@ class Doors:
         else:
             numbers = None
             if ">" not in subscription.filters:
-                numbers = core.machine.topics.numbers({n for n in core.machine.topics.names() if matches(n)})
+                selection = core.selections.of(subscription.filters)
+                while not selection.step():
+                    pass
+                numbers = selection.numbers
             history = History(self._node.store)
+            bounds |= {"after": after, "last_index": core.machine.applied}
             try:
-                page = history.read(
-                    after=after, matches=matches, purged=core.machine.topics.purged, topic_numbers=numbers, **bounds
-                )
+                page = history.read(matches=matches, purged=core.machine.topics.purged, topic_numbers=numbers, **bounds)
             except CorruptEntry as damage:
                 if not core.want_repair(damage):
                     raise

@@ -225,6 +225,10 @@ class Node:
         except CorruptEntry as error:
             if not self.disk.damaged:
                 raise Violation("sound", f"{self.name}: {error} on a sound disk", ("node", self.name)) from error
+            if self.disk.has_whole(int(error.hint or 0)):
+                # Entries may be needed to go on; records are derived from them, and can wait for being mended.
+                words = f"{self.name} dies of a record: {error}"
+                raise Violation("a damaged record ends nobody", words, ("node", self.name)) from error
             self.die(f"corrupt entry: {error}")
         except Diverged as error:
             raise Violation("state-machine safety", f"{self.name} halts: {error}", ("node", self.name)) from error

@@ -10,7 +10,7 @@ import random
 from dataclasses import dataclass, field
 
 from lanyinglog.batcher import BatcherLimits
-from lanyinglog.raft.replica import Timing
+from lanyinglog.raft.timing import Timing
 
 FAULTS = (
     "kill",

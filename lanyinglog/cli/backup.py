@@ -139,7 +139,7 @@ def _content(directory: Path, identity: Identity, commit: int) -> Content:
             for entry in store.entries(machine.applied + 1, commit, bytes_max=_READ_BYTES):
                 machine.apply(entry.index, entry.command)
         first_seq = max(machine.first_seq, store.base().last_seq + 1)
-        topics, producers = len(machine.topics.names()), len(machine.producers)
+        topics, producers = len(machine.topics), len(machine.producers)
         return Content(first_seq, machine.last_seq, machine.last_timestamp, topics, producers)
     finally:
         store.close()

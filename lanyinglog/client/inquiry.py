@@ -52,7 +52,7 @@ async def _all_topics(servers: Servers, link: Link) -> list[TopicStat]:
     stats: list[TopicStat] = []
     while True:
         after = stats[-1].topic if stats else ""
-        reply = await link.ask(Topics(servers.log, after))
+        reply = await _ask_in_time(servers, link, Topics(servers.log, after))
         if not isinstance(reply, TopicsReply):
             raise LinkLost(f"{link.address} answered a topics request with {reply.NAME}")
         stats += reply.topics
@@ -60,6 +60,13 @@ async def _all_topics(servers: Servers, link: Link) -> list[TopicStat]:
             return stats
         if not reply.topics or reply.topics[-1].topic <= after or len(stats) > TOPICS_MAX:
             raise LinkLost(f"{link.address} lists topics without end")
+
+
+async def _ask_in_time(servers: Servers, link: Link, request: Message) -> Message:
+    """One reply, or `LinkLost` where there is silence for too long."""
+    with anyio.move_on_after(servers.timing.silence_s):
+        return await link.ask(request)
+    raise LinkLost(f"{link.address} was silent for {servers.timing.silence_s:g} s")
 
 
 async def _ask_any(servers: Servers, question: Callable[[Servers, Link], Awaitable[T]], timeout: float) -> T:
@@ -70,9 +77,7 @@ async def _ask_any(servers: Servers, question: Callable[[Servers, Link], Awaitab
         while True:
             link = await servers.open_any(avoid=avoid)
             try:
-                with anyio.move_on_after(servers.timing.silence_s):
-                    return await question(servers, link)
-                servers.last_problem = f"{link.address} was silent for {servers.timing.silence_s:g} s"
+                return await question(servers, link)
             except BadRequest:
                 raise
             except (LinkLost, LanyingError) as error:

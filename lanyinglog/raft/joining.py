@@ -99,3 +99,20 @@ class Joining:
         if self._fresh or all(self._blank[name] for name in self.peers):
             return True
         return self._goal is not None and self._goal[0] == term and reached >= self._goal[1]
+
+
+class Newcomers:
+    """The other side: who asked this node, with which number, and how far it must get before a leader counts on it."""
+
+    def __init__(self) -> None:
+        self._asked: dict[str, tuple[int, int]] = {}
+
+    def asked(self, name: str, number: int, last: int) -> bool:
+        """``name`` asked; this node's log ends with entry ``last``. Whether the number is new: it has nothing, then."""
+        known, goal = self._asked.get(name, (0, 0))
+        self._asked[name] = number, max(last, goal if known == number else 0)
+        return known != number
+
+    def goal(self, name: str) -> int:
+        """The entry that ``name`` must have, 0 if it never asked."""
+        return self._asked.get(name, (0, 0))[1]

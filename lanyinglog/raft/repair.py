@@ -76,6 +76,10 @@ class Repair:
         """Whether entry ``index`` is still to be mended."""
         return index in self._wanted
 
+    def is_lost(self, index: int) -> bool:
+        """Whether entry ``index`` is wanted and all others had nothing when they were asked."""
+        return index in self._wanted and self._wanted[index].told_lost
+
     def want(self, index: int) -> bool:
         """Entry ``index``, or its record, is damaged; whether it can be asked for."""
         first, _ = self._store.bounds()

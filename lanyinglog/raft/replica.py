@@ -23,15 +23,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from lanyinglog.errors import CorruptEntry
 from lanyinglog.machine.members import Members
 from lanyinglog.raft.election import Election
 from lanyinglog.raft.engine import Body, Engine
 from lanyinglog.raft.follower import WINDOW_APPENDS_MAX
 from lanyinglog.raft.guard import Guard
 from lanyinglog.raft.handover import Handover
-from lanyinglog.raft.joining import Joining
+from lanyinglog.raft.joining import Joining, Newcomers
 from lanyinglog.raft.journal import Journal
 from lanyinglog.raft.membership import Membership
 from lanyinglog.raft.messages import (
@@ -53,15 +54,8 @@ from lanyinglog.raft.messages import (
 from lanyinglog.raft.outgoing import Outgoing
 from lanyinglog.raft.repair import Repair
 from lanyinglog.raft.snapshots import SnapshotSink, SnapshotSource
+from lanyinglog.raft.timing import Timing
 from lanyinglog.store.log_store import Checkpoint, Entry, LogStore, Trim, Writes
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """Seconds. ``election_timeout_s`` is the longest silence before a node asks for an election."""
-
-    heartbeat_s: float = 0.1
-    election_timeout_s: float = 1.0
 
 
 class Replica:
@@ -118,7 +112,7 @@ class Replica:
         joining = Joining(node=node, peers=self.guard.peers, number=number, fresh=node not in voters)
         self.joining = joining if newcomer else None
         self._joined_due, self._stirred = False, True
-        self._newcomers: dict[str, tuple[int, int]] = {}
+        self._newcomers = Newcomers()
         self._joining_moved(now)
 
     def _membership(self, membership: Membership, applied: int) -> Membership:
@@ -175,13 +169,22 @@ class Replica:
                 self._send(sender, self.source.offer(self.engine.term))
         elif isinstance(message, Fetch):
             if self.leads:
-                self._send(sender, self.source.answer(sender, message, now))
+                self._give_base(sender, message, now)
         elif sender == self.engine.leader:
             self.election.postpone(now)
             if isinstance(message, Chunk):
                 self.sink.arrived(sender, message)
             elif (fetch := self.sink.offered(sender, message, now)) is not None:
                 self._send(sender, fetch)
+
+    def _give_base(self, to: str, fetch: Fetch, now: float) -> None:
+        """What ``to`` asks for, once it can be read; if nobody can mend it, another has to lead: ``to`` can't wait."""
+        try:
+            self._send(to, self.source.answer(to, fetch, now))
+        except CorruptEntry as damage:
+            index = int(damage.hint or 0)
+            if not self.repair.want(index) or self.repair.is_lost(index):
+                raise
 
     @property
     def installed(self) -> bool:
@@ -217,11 +220,8 @@ class Replica:
         voters = tuple(sorted((members.current.voters | members.settled.voters) - {newcomer}))
         departed = tuple(name for name in question.peers if name in members.settled.departed)
         last = self.journal.last_index
-        number, goal = self._newcomers.get(newcomer, (0, 0))
-        if number != question.number:
+        if self._newcomers.asked(newcomer, question.number, last):
             self.guard.forget(newcomer)
-            goal = 0
-        self._newcomers[newcomer] = question.number, max(goal, last)
         votes = newcomer in self.guard.voters
         answer = Joined(self.engine.term, question.number, last <= 1, self.leads, last, votes, voters, departed)
         self._send(newcomer, answer)
@@ -375,7 +375,7 @@ class Replica:
         if name == self.node:
             return True
         match = self.engine.match_index(name)
-        _, goal = self._newcomers.get(name, (0, 0))
+        goal = self._newcomers.goal(name)
         heard = now - self.engine.heard_at(name) < self._timing.election_timeout_s
         return heard and match >= max(1, goal) and self.journal.last_index - match < WINDOW_APPENDS_MAX
 

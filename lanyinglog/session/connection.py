@@ -17,7 +17,6 @@ Ends
 from __future__ import annotations
 
 import logging
-from bisect import bisect_right
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
@@ -388,10 +387,8 @@ class _Session:
         self._reply(StatusReply(self._service(status.log).status()), request)
 
     def _topics(self, request: int, topics: Topics) -> None:
-        known = self._service(topics.log).topics()
-        start = bisect_right(known, topics.after, key=lambda stat: stat.topic)
-        page = known[start : start + TOPICS_PAGE]
-        self._reply(TopicsReply(tuple(page), start + len(page) < len(known)), request)
+        page = self._service(topics.log).topics(after=topics.after, topics_max=TOPICS_PAGE)
+        self._reply(TopicsReply(tuple(page.topics), page.more), request)
 
     def _ping(self, request: int, ping: Ping) -> None:
         self._reply(Pong(), request)

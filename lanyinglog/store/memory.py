@@ -1,8 +1,8 @@
 """The memory twin of `LmdbStore`: the same contract without a disk, for tests and for simulated clusters.
 
 A `MemoryDisk` is what a data directory is: it outlives the store that uses it, so a simulated node that is killed
-drops its `MemoryStore` and starts a new one on the same disk. Entries lie on it in the bytes of the real format, so
-that a flipped byte is found by the real check.
+drops its `MemoryStore` and starts a new one on the same disk. Entries and records lie on it in the bytes of the real
+format, so that a flipped byte is found by the real check.
 
 Faults are asked for in advance and happen at the next `write`: it raises, with all of its effects or none. There is
 nothing between, as LMDB's transactions have nothing between: a power cut in the middle of a write is a choice of the
@@ -30,11 +30,11 @@ INSTALL_STEP_KEYS = 8
 
 @dataclass(slots=True)
 class MemoryDisk:
-    """The durable content: entries as encoded values, records, rows, the blocks of each topic id, and the state."""
+    """The durable content: entries and records as encoded values, rows, the blocks of each topic id, and the state."""
 
     state: State = field(default_factory=State)
     entries: dict[int, bytes] = field(default_factory=dict)
-    records: dict[int, EntryRecord] = field(default_factory=dict)
+    records: dict[int, bytes] = field(default_factory=dict)
     rows: dict[bytes, bytes] = field(default_factory=dict)
     postings: dict[int, list[int]] = field(default_factory=dict)
     base: dict[bytes, bytes] = field(default_factory=dict)
@@ -51,9 +51,16 @@ class MemoryDisk:
 
     def flip(self, index: int, byte: int, mask: int = 0xFF) -> None:
         """Damages byte ``byte`` of the stored value of entry ``index``, modulo its length: header, command."""
-        value = bytearray(self.entries[index])
-        value[byte % len(value)] ^= mask
-        self.entries[index] = bytes(value)
+        self.entries[index] = _flipped(self.entries[index], byte, mask)
+
+    def flip_record(self, index: int, byte: int, mask: int = 0xFF) -> None:
+        """Damages byte ``byte`` of the stored record of entry ``index``, modulo its length."""
+        self.records[index] = _flipped(self.records[index], byte, mask)
+
+
+def _flipped(value: bytes, byte: int, mask: int) -> bytes:
+    place = byte % len(value)
+    return b"".join((value[:place], bytes((value[place] ^ mask,)), value[place + 1 :]))
 
 
 class MemoryStore:
@@ -76,6 +83,10 @@ class MemoryStore:
     def flip(self, index: int, byte: int, mask: int = 0xFF) -> None:
         """See `MemoryDisk.flip`."""
         self.disk.flip(index, byte, mask)
+
+    def flip_record(self, index: int, byte: int, mask: int = 0xFF) -> None:
+        """See `MemoryDisk.flip_record`."""
+        self.disk.flip_record(index, byte, mask)
 
     def snapshot(self) -> MemoryDisk:
         """A copy of what is durable now."""
@@ -131,7 +142,7 @@ class MemoryStore:
         disk = self.disk
         for mend in writes.mends:
             disk.entries[mend.entry.index] = layout.encode_entry(mend.entry)
-            disk.records[mend.record.index] = mend.record
+            disk.records[mend.record.index] = layout.encode_record(mend.record)
         if writes.truncate_from is not None:
             for index in range(writes.truncate_from, disk.state.last + 1):
                 disk.entries.pop(index)
@@ -139,7 +150,7 @@ class MemoryStore:
             disk.entries[entry.index] = layout.encode_entry(entry)
         postings = after.postings
         if writes.checkpoint is not None:
-            disk.records.update({record.index: record for record in writes.checkpoint.records})
+            disk.records.update({one.index: layout.encode_record(one) for one in writes.checkpoint.records})
             _put_rows(disk.rows, writes.checkpoint.rows)
             for topic_id, block in writes.checkpoint.postings:
                 blocks = disk.postings.setdefault(topic_id, [])
@@ -236,7 +247,7 @@ class MemoryStore:
 
     def record(self, index: int) -> EntryRecord:
         self._check_open()
-        return self.disk.records[index]
+        return layout.decode_record(index, self.disk.records[index])
 
     def records(self, first: int, last: int) -> list[EntryRecord]:
         state = self.disk.state

@@ -103,8 +103,8 @@ class Node(MemoryLogService):
         self._check_leads()
         return self.last_seq
 
-    def topics(self) -> Any:
-        return self._log.topics()
+    def topics(self, *, after: str, topics_max: int) -> Any:
+        return self._log.topics(after=after, topics_max=topics_max)
 
     def status(self) -> dict[str, Any]:
         leader = self._cluster.leader

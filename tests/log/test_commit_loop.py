@@ -19,7 +19,7 @@ from lanyinglog.errors import CorruptEntry, StorageFull
 from lanyinglog.log_core import LogCore
 from lanyinglog.machine.members import Members
 from lanyinglog.raft.messages import Alive
-from lanyinglog.raft.replica import Timing
+from lanyinglog.raft.timing import Timing
 from lanyinglog.record import encode_batch, encode_columns, parse_batch
 from lanyinglog.store.log_store import Writes
 from lanyinglog.store.memory import MemoryStore

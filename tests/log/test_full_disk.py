@@ -16,7 +16,7 @@ from lanyinglog.errors import Outcome, StorageFull
 from lanyinglog.log_core import LogCore
 from lanyinglog.machine.members import Members
 from lanyinglog.node import FULL_LOOK_S, FULL_PAUSE_S, step_aside_when_full
-from lanyinglog.raft.replica import Timing
+from lanyinglog.raft.timing import Timing
 from lanyinglog.store.log_store import Writes
 from lanyinglog.store.memory import MemoryDisk, MemoryStore
 

@@ -17,7 +17,7 @@ from lanyinglog.hosted_log import HostedLog
 from lanyinglog.log_core import LogCore
 from lanyinglog.machine.members import Members
 from lanyinglog.raft.messages import PeerMessage
-from lanyinglog.raft.replica import Timing
+from lanyinglog.raft.timing import Timing
 from lanyinglog.service import Ack, Ticket
 from lanyinglog.store.memory import MemoryDisk, MemoryStore
 

@@ -13,7 +13,7 @@ from lanyinglog.commit_loop import CommitLoop
 from lanyinglog.errors import StorageFull
 from lanyinglog.log_core import LogCore
 from lanyinglog.machine.members import Members
-from lanyinglog.raft.replica import Timing
+from lanyinglog.raft.timing import Timing
 from lanyinglog.store.log_store import Writes
 from lanyinglog.store.memory import MemoryDisk, MemoryStore
 

@@ -14,7 +14,7 @@ from lanyinglog import tail as tail_module
 from lanyinglog.log_core import LogCore
 from lanyinglog.machine.members import Members
 from lanyinglog.machine.purge import Purge
-from lanyinglog.raft.replica import Timing
+from lanyinglog.raft.timing import Timing
 from lanyinglog.record import Message, decode_run, encode_batch, encode_columns, parse_batch
 from lanyinglog.service import Ack, Item, Page
 from lanyinglog.store.memory import MemoryDisk, MemoryStore
@@ -114,12 +114,16 @@ class OneLog:
                 bytes_max=bytes_max,
             )
         topics = self.core.machine.topics
-        numbers = None if ">" in filters else topics.numbers({name for name in topics.names() if matches(name)})
+        selection = self.core.selections.of(filters)
+        while not selection.step():
+            pass
+        numbers = None if ">" in filters else selection.numbers
         return self.history.read(
             after=after,
             matches=matches,
             purged=topics.purged,
             topic_numbers=numbers,
+            last_index=self.core.machine.applied,
             messages_max=messages_max,
             bytes_max=bytes_max,
         )

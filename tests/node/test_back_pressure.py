@@ -15,7 +15,7 @@ from lanyinglog.log_core import LogCore
 from lanyinglog.machine.members import Members
 from lanyinglog.raft.handshake import PEER_VERSIONS
 from lanyinglog.raft.messages import Append, Appended, Heartbeat, PeerMessage, to_parts
-from lanyinglog.raft.replica import Timing
+from lanyinglog.raft.timing import Timing
 from lanyinglog.store.log_store import Entry, Writes, entry_crc
 from lanyinglog.store.memory import MemoryStore
 from lanyinglog.wire.frames import encode_frame

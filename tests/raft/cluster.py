@@ -25,7 +25,8 @@ from lanyinglog.batcher import BatcherLimits, Ticket
 from lanyinglog.log_core import LogCore
 from lanyinglog.machine.members import Members, members_in
 from lanyinglog.raft.messages import PeerMessage
-from lanyinglog.raft.replica import Replica, Timing
+from lanyinglog.raft.replica import Replica
+from lanyinglog.raft.timing import Timing
 from lanyinglog.store.log_store import Entry, HardState, Writes, entry_crc
 from lanyinglog.store.memory import MemoryDisk, MemoryStore
 

@@ -7,7 +7,7 @@ from raft.cluster import ELECTION_S, HEARTBEAT_S, LogCluster, LogNode, Node, bat
 from lanyinglog.log_core import LogCore
 from lanyinglog.machine.members import Members
 from lanyinglog.raft.messages import PeerMessage
-from lanyinglog.raft.replica import Timing
+from lanyinglog.raft.timing import Timing
 from lanyinglog.service import Ack
 from lanyinglog.store.memory import MemoryDisk, MemoryStore
 from lanyinglog.store.state import State

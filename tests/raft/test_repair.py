@@ -157,3 +157,90 @@ def test_a_node_of_a_cluster_mends_what_rotted(name: str) -> None:
     assert node.core.want_repair(caught.value)
     cluster.tick(2)
     assert node.store.entry(5) == before
+
+
+# --------------------------------------------------------------------------------------------- what trimming comes upon
+def filled_cluster() -> LivingCluster:
+    """Three nodes with 30 messages, all in checkpoints; n1 leads and has nothing in memory."""
+    cluster = LivingCluster(3)
+    cluster.begin()
+    cluster.publish("n1", 30)
+    cluster.tick(6)
+    cluster.kill("n1")
+    cluster.restart("n1")
+    cluster.elect("n1")
+    return cluster
+
+
+def waiting_for_a_follower(monkeypatch: pytest.MonkeyPatch) -> LivingCluster:
+    """A trim is committed, and the leader removes nothing as long as a follower needs it."""
+    cluster = filled_cluster()
+    replica = cluster["n1"].replica
+    monkeypatch.setattr(replica, "held_index", lambda now: replica.journal.first_index)
+    cluster.limit("n1", 10)
+    cluster.tick(2)
+    assert cluster["n1"].first_index == 1 < cluster["n1"].core.machine.first_index
+    return cluster
+
+
+def test_a_leader_that_can_not_read_where_to_trim_has_it_mended_and_trims_then() -> None:
+    cluster = filled_cluster()
+    node = cluster["n1"]
+    for index in range(2, 25):
+        node.store.flip_record(index, 9)
+    cluster.limit("n1", 10)
+    cluster.tick(20)
+    assert node.leads, "a damaged record ends nobody"
+    assert node.first_index > 15
+    assert node.core.trimmer.stuck is None
+
+
+def test_a_leader_that_can_not_read_how_much_waits_for_a_follower_goes_on_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cluster = waiting_for_a_follower(monkeypatch)
+    node = cluster["n1"]
+    node.store.flip_record(node.core.machine.first_index - 1, 9)
+    cluster.tick(2)
+    assert node.leads
+    assert node.first_index == 1
+    assert "has a record that is damaged" in (node.core.trimmer.stuck or "")
+    monkeypatch.undo()
+    cluster.tick(2)
+    assert node.first_index == node.core.machine.first_index, "nobody waits: it need not be known"
+    assert node.core.trimmer.stuck is None
+
+
+def test_a_node_that_can_not_read_what_the_log_is_to_begin_with_has_it_mended_and_trims_then(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cluster = waiting_for_a_follower(monkeypatch)
+    node = cluster["n1"]
+    index = node.core.machine.first_index
+    monkeypatch.undo()
+    node.store.flip(index, 0)
+    writes = node.core.begin_write()
+    assert writes.trim is None
+    assert node.replica.repair.damaged == [index]
+    node.store.write(writes)
+    node.core.end_write(writes, cluster.now)
+    node.store.flip(index, 0)  # or the cluster could not check its logs in each step
+    cluster.tick(2)
+    assert node.first_index == index
+
+
+def test_what_nobody_can_mend_is_told_and_trimmed_when_it_is_in_nobodys_way() -> None:
+    cluster = filled_cluster()
+    for name in cluster.names:
+        for index in range(8, 25):
+            cluster[name].store.flip_record(index, 9)
+    cluster.limit("n1", 10)
+    cluster.tick(6)
+    node = cluster["n1"]
+    assert node.leads
+    assert "has a record that is damaged" in (node.core.trimmer.stuck or "")
+    cluster.publish("n1", 60, producer=2)
+    cluster.tick(6)
+    assert node.leads
+    assert node.first_index > 30
+    assert node.core.trimmer.stuck is None

@@ -6,7 +6,7 @@ import pytest
 from raft.cluster import batch
 from raft.lives import LivingCluster
 
-from lanyinglog.errors import Busy
+from lanyinglog.errors import Busy, CorruptEntry
 from lanyinglog.raft import snapshots
 from lanyinglog.raft.journal import Journal
 from lanyinglog.raft.messages import Chunk, Fetch, Offer
@@ -43,7 +43,9 @@ def require_equal(cluster: LivingCluster) -> None:
         assert (machine.applied, machine.last_seq) == (leader.core.machine.applied, leader.core.machine.last_seq)
         assert machine.first_seq == leader.core.machine.first_seq
         assert machine.producers._table.keys() == leader.core.machine.producers._table.keys()
-        assert machine.topics.stats_since(node.core.trimmer.base.topics) == node.core.trimmer.topics()
+        assert machine.topics.stats_since(node.core.trimmer.base.topics) == [
+            *node.core.trimmer.topics(after="", topics_max=100).topics
+        ]
 
 
 def test_who_comes_back_behind_the_front_gets_a_snapshot_and_then_entries() -> None:
@@ -53,6 +55,29 @@ def test_who_comes_back_behind_the_front_gets_a_snapshot_and_then_entries() -> N
     cluster.tick(3)
     assert cluster["n3"].first_index > 10
     require_equal(cluster)
+
+
+def test_a_leader_whose_front_rotted_has_it_mended_and_gives_it_then() -> None:
+    cluster = LivingCluster(3)
+    away(cluster)
+    front = cluster["n1"].first_index
+    cluster["n1"].store.flip(front, 40)
+    cluster.restart("n3")
+    cluster.tick(8)
+    assert cluster["n1"].leads
+    assert cluster["n1"].store.entry(front) == cluster["n2"].store.entry(front)
+    require_equal(cluster)
+
+
+def test_a_leader_whose_front_nobody_can_mend_does_not_go_on_leading() -> None:
+    """Or who needs it would wait for ever, while another could give what its own log begins with."""
+    cluster = LivingCluster(3)
+    away(cluster)
+    for name in ("n1", "n2"):
+        cluster[name].store.flip(cluster["n1"].first_index, 40)
+    cluster.restart("n3")
+    with pytest.raises(CorruptEntry):
+        cluster.tick(30)
 
 
 def test_who_is_within_the_log_is_fed_entries_alone() -> None:

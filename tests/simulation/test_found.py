@@ -7,7 +7,7 @@ import random
 from lanyinglog import record
 from lanyinglog.log_core import LogCore
 from lanyinglog.machine.members import Members
-from lanyinglog.raft.replica import Timing
+from lanyinglog.raft.timing import Timing
 from lanyinglog.service import Ack
 from lanyinglog.store.memory import MemoryStore
 

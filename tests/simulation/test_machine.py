@@ -25,7 +25,7 @@ from simulator.history import Violation
 from simulator.plan import Plan
 from simulator.world import World
 
-from lanyinglog.raft.replica import Timing
+from lanyinglog.raft.timing import Timing
 
 NODES = st.integers(1, 5).map(lambda number: f"n{number}")
 ELECTION_S = 0.3
