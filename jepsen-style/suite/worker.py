@@ -37,12 +37,12 @@ def connect_through(relays: dict[str, str]) -> None:
     """Let the client reach each address of ``relays`` through the relay's."""
     open_stream = client_link._open_stream
 
-    async def through_relay(address: Address) -> Any:
+    async def through_relay(address: Address, *more: Any) -> Any:
         relay = relays.get(str(address))
         if relay is None:
-            return await open_stream(address)
+            return await open_stream(address, *more)
         host, _, port = relay.rpartition(":")
-        return await open_stream(Address(host, int(port)))
+        return await open_stream(Address(host, int(port)), *more)
 
     client_link._open_stream = through_relay
 

@@ -82,7 +82,7 @@ def _replace(cluster: Cluster, name: str, versions: tuple[int, int]) -> None:
 
 def _wait_refused(cluster: Cluster, name: str) -> None:
     """The others say of ``name`` that they share no version with it, and go on without it."""
-    words = f"{name} speaks peer versions {FAR[0]} to {FAR[1]}, this node {OLD[0]} to {OLD[1]}"
+    words = f"{name} speaks peer versions {FAR[0]} to {FAR[1]}, the other end {OLD[0]} to {OLD[1]}"
     others = [row["node"] for row in cluster.rows() if row["node"] != name]
     deadline = time.monotonic() + 15
     while not all(words in cluster.log_file(other).read_text() for other in others):
