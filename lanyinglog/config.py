@@ -68,6 +68,7 @@ _NEARLY = 0.9
 
 _NODE_ID = re.compile(r"[a-z0-9-]{1,32}")
 _CLUSTER = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_ZERO = re.compile(r"(?:0x)?0+(?:\.(?:0x)?0+){0,3}")  # what resolvers take for 0.0.0.0
 _HOST = re.compile(r"[A-Za-z0-9_.:%-]{1,253}")
 
 
@@ -92,9 +93,10 @@ class Address(NamedTuple):
     def is_wildcard(self) -> bool:
         """Whether it stands for all addresses of a machine: to be bound, but not to be reached."""
         try:
-            return ipaddress.ip_address(self.host).is_unspecified
+            found = ipaddress.ip_address(self.host)
         except ValueError:
-            return False
+            return _ZERO.fullmatch(self.host) is not None
+        return found.is_unspecified or (found.version == 6 and found.ipv4_mapped == ipaddress.IPv4Address(0))
 
 
 CLIENT_LISTEN = Address("127.0.0.1", CLIENT_PORT)
@@ -214,15 +216,12 @@ class NodeConfig:
         return self.clients.get(self.node, self.client_listen)
 
     def _check_network(self) -> None:
-        for key in ("client_listen", "peer_listen", "metrics_listen"):
-            address: Address | None = getattr(self, key)
-            encrypted = self.tls is not None and key != "metrics_listen"
-            if address is not None and not address.is_loopback and not encrypted and not self.open_network:
-                other_way = "" if key == "metrics_listen" else ", or set tls_cert, tls_key and tls_ca"
+        for key, address in (("client_listen", self.client_listen), ("peer_listen", self.peer_listen)):
+            if not address.is_loopback and self.tls is None and not self.open_network:
                 raise ConfigError(
                     f"{key} = {address} can be reached from the network, and nothing is encrypted there and nobody"
-                    f" authenticated: use 127.0.0.1{other_way}, or accept that with {OPEN_NETWORK_KEY}"
-                    " (flag --i-accept-an-open-unencrypted-port)"
+                    f" authenticated: use 127.0.0.1, or set tls_cert, tls_key and tls_ca, or accept that with"
+                    f" {OPEN_NETWORK_KEY} (flag --i-accept-an-open-unencrypted-port)"
                 )
         if not self.peer_listen.is_loopback and self.secret is None:
             raise ConfigError(
@@ -233,6 +232,7 @@ class NodeConfig:
     def _check_told(self) -> None:
         for key, table in (("peers", self.peers), ("clients", {**self.clients, self.node: self.advertised})):
             for node, address in table.items():
+                check_host(f"{key}.{node}", address)
                 if address.is_wildcard:
                     raise ConfigError(
                         f"{address} is no address by which {node} can be reached from elsewhere: name the one that can"
@@ -275,6 +275,15 @@ def parse_address(key: str, value: Any, *, default_port: int | None = None) -> A
     if not _HOST.fullmatch(host) or not re.fullmatch(r"[0-9]{1,5}", port_text) or int(port_text) > 65_535:
         raise ConfigError(f"{key} must be host:port with a port of at most 65535, not {value!r}")
     return Address(host, int(port_text))
+
+
+def check_host(key: str, address: Address) -> None:
+    """`ConfigError` for a host that no resolver can be asked for: an empty label, or one of more than 63 characters.
+    What is written into a log is dialled by every node for ever, so it is looked at before."""
+    try:
+        address.host.encode("idna")
+    except UnicodeError as error:
+        raise ConfigError(f"{key} = {address} has no name of a host: {error}") from error
 
 
 def _split_address(text: str) -> tuple[str, str]:

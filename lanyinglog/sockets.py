@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import trio
 
@@ -57,6 +58,37 @@ def sender_of(stream: trio.abc.Stream) -> Callable[..., int] | None:
             return 0  # full, or broken, or closed: who writes finds out
 
     return send_now
+
+
+class Strangers:
+    """Connections of which it is not known yet who is at the other end: ``most`` at a time, each for ``within_s``.
+
+    One more takes the place of the oldest: who means it is done within moments, so that a flood of those who never say
+    a word keeps nobody out."""
+
+    def __init__(self, *, most: int, within_s: float) -> None:
+        self._most = most
+        self._within_s = within_s
+        self._scopes: dict[trio.CancelScope, None] = {}  # the oldest first
+
+    def __len__(self) -> int:
+        return len(self._scopes)
+
+    @contextmanager
+    def one_more(self) -> Iterator[None]:
+        """Around what it takes to find out; `trio.TooSlowError` if that took too long, or had to make room."""
+        if len(self._scopes) >= self._most:
+            oldest = next(iter(self._scopes))
+            del self._scopes[oldest]
+            oldest.cancel()
+        with trio.move_on_after(self._within_s) as scope:
+            self._scopes[scope] = None
+            try:
+                yield
+            finally:
+                self._scopes.pop(scope, None)
+        if scope.cancelled_caught:
+            raise trio.TooSlowError
 
 
 async def encrypted(stream: trio.SocketStream, context: ssl.SSLContext, *, to: str | None) -> trio.abc.Stream:

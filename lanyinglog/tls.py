@@ -82,7 +82,7 @@ class Tls:
     def __init__(self, files: TlsFiles, *, trouble: Callable[[str], None] = lambda why: None) -> None:
         self._files = files
         self._trouble = trouble
-        self._seen = self._state()
+        self._seen = self._told = self._state()
         self._client, self._server = client_context(files), server_context(files)
 
     @property
@@ -99,20 +99,23 @@ class Tls:
 
     def _renew(self) -> None:
         state = self._state()
-        if state != self._seen:
+        if state == self._seen:
+            return
+        try:
+            self._client, self._server = client_context(self._files), server_context(self._files)
             self._seen = state
-            try:
-                self._client, self._server = client_context(self._files), server_context(self._files)
-            except ConfigError as error:
+        except ConfigError as error:  # tried again at each connection: what is wrong need not be in the files
+            if state != self._told:
+                self._told = state
                 self._trouble(error.message)
 
-    def _state(self) -> list[tuple[int, int, int]]:
+    def _state(self) -> list[tuple[int, int, int, int]]:
         """What changes when a file does."""
         states = []
         for path in self._files.paths:
             try:
                 found = path.stat()
-                states.append((found.st_ino, found.st_size, found.st_mtime_ns))
+                states.append((found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns))
             except OSError:
-                states.append((0, 0, 0))
+                states.append((0, 0, 0, 0))
         return states

@@ -48,6 +48,10 @@ def test_with_tls_a_port_may_be_open(tmp_path: Path) -> None:
     assert config.tls == TlsFiles(tmp_path / "c", tmp_path / "k", tmp_path / "a")
 
 
+def test_metrics_may_be_read_from_anywhere_for_they_change_nothing(tmp_path: Path) -> None:
+    assert load_node_config(_file(tmp_path, "metrics_listen = '0.0.0.0:1'")).metrics_listen == Address("0.0.0.0", 1)
+
+
 def test_a_node_is_reached_where_it_listens_unless_told(tmp_path: Path) -> None:
     assert load_node_config(_file(tmp_path, "client_listen = '127.0.0.1:0'")).advertised == Address("127.0.0.1", 0)
 
@@ -77,9 +81,12 @@ MISTAKES = [
     ("secret_file = 'nowhere'", "secret_file: "),
     ("client_listen = 'h:99999'", "client_listen must be host:port with a port of at most 65535"),
     ("tls_cert = 'a'", "tls_key and tls_ca not set: TLS needs tls_cert, tls_key, tls_ca"),
-    (f"{ALL_TLS}\nmetrics_listen = '10.0.0.1:1'", "metrics_listen = 10.0.0.1:1 can be reached"),
+    ("peer_listen = '127.0.0.1:1'\npeers = {n1 = 'a..b:1'}", "peers.n1 = a..b:1 has no name of a host"),
+    (f"peer_listen = '127.0.0.1:1'\npeers = {{n1 = '{'a' * 64}:1'}}", "has no name of a host"),
+    (f"{OPEN}\nclient_listen = '[::ffff:0.0.0.0]:1'", "by which n1 can be reached"),
+    (f"{OPEN}\nclient_listen = '0:1'", "0:1 is no address by which n1 can be reached"),
+    (f"{OPEN}\nclient_listen = '0x0.0:1'", "by which n1 can be reached"),
     (f"{ALL_TLS}\npeer_listen = '10.0.0.1:1'", "without a secret"),
-    ("metrics_listen = '0.0.0.0:1'", "metrics_listen = 0.0.0.0:1 can be reached from the network"),
     ("metrics_listen = 'x'", "metrics_listen must be host:port"),
     ("client_listen = '0.0.0.0:1'", "client_listen = 0.0.0.0:1 can be reached from the network"),
     (f"{OPEN}\npeer_listen = '10.0.0.1:1'", "peer_listen = 10.0.0.1:1 can be reached from the network, and without a"),

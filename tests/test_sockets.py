@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from lanyinglog.sockets import left, receiver_of, sender_of, why_broken, writer_of
+from lanyinglog.sockets import Strangers, left, receiver_of, sender_of, why_broken, writer_of
 
 pytestmark = pytest.mark.trio
 
@@ -173,3 +173,29 @@ async def test_a_reason_is_found_behind_what_wraps_it() -> None:
     assert why_broken(broken) == "Connection reset by peer"
     assert why_broken(trio.TooSlowError()) == "it did not answer in time"
     assert why_broken(trio.ClosedResourceError()) == "ClosedResourceError"
+
+
+async def test_of_too_many_strangers_the_oldest_makes_room(autojump_clock: trio.testing.MockClock) -> None:
+    strangers, ended = Strangers(most=2, within_s=10.0), []
+
+    async def stay(name: str) -> None:
+        try:
+            with strangers.one_more():
+                await trio.sleep_forever()
+        except trio.TooSlowError:
+            ended.append((name, trio.current_time()))
+
+    async with trio.open_nursery() as nursery:
+        started = trio.current_time()
+        for name in ("first", "second", "third"):
+            nursery.start_soon(stay, name)
+            await trio.sleep(1)
+        with strangers.one_more():
+            pass  # who is quick gets through, and its place is free again
+        nursery.start_soon(stay, "fourth")
+    assert [(name, round(at - started)) for name, at in ended] == [
+        ("first", 2),
+        ("second", 3),
+        ("third", 12),
+        ("fourth", 13),
+    ]

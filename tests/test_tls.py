@@ -65,6 +65,11 @@ def test_new_files_are_taken_up_and_bad_ones_are_not(tmp_path: Path) -> None:
     renewed = tls.server
     assert renewed is not first
     assert tls.server is renewed
+    files.key.chmod(0o604)
+    assert (tls.server, trouble[-1][-12:]) == (renewed, "chmod 600 it")
+    files.key.chmod(0o600)  # as it was told to do: nothing else changes
+    assert tls.server is not renewed
+    renewed = tls.server
     files.key.unlink()
     assert tls.server is renewed
     assert "n1.key can't be read" in trouble[-1]

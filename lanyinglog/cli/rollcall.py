@@ -47,8 +47,8 @@ def ask(address: Address, *, timeout_s: float = ANSWER_S) -> dict[str, Any]:
             stream.sendall(connection.send(Status(), 1))
             reply = _expect(StatusReply, stream, connection, deadline)
             return {**reply.status, CERTIFICATE_ENDS: _certificate_ends(stream)}
-    except OSError as error:
-        raise Unavailable(f"{address}: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # the latter for what is no name of a host
+        raise Unavailable(f"{address}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _certificate_ends(stream: socket.socket) -> float | None:

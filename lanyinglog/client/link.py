@@ -181,7 +181,7 @@ async def _open_stream(address: Address, tls: ssl.SSLContext | None) -> ByteStre
         )
     except (anyio.EndOfStream, anyio.BrokenResourceError) as error:
         raise LinkLost(f"{address} ended the connection during the TLS handshake") from error
-    except OSError as error:
+    except (OSError, ValueError) as error:  # the latter for what is no name of a host
         raise LinkLost(f"{address} can't be reached: {error}") from error
 
 

@@ -21,8 +21,7 @@ from __future__ import annotations
 
 import socket
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import structlog
 import trio
@@ -31,7 +30,7 @@ from lanyinglog.config import Address, parse_address
 from lanyinglog.errors import LanyingError, Unauthorized
 from lanyinglog.raft.handshake import FRAME_BYTES_MAX, Handshake, PeerIdentity
 from lanyinglog.raft.messages import PEER_FRAME_BYTES_MAX, Append, Chunk, PeerMessage, from_parts, to_parts
-from lanyinglog.sockets import Part, encrypted, left, receiver_of, sender_of, why_broken, writer_of
+from lanyinglog.sockets import Part, Strangers, encrypted, left, receiver_of, sender_of, why_broken, writer_of
 from lanyinglog.tls import Tls
 from lanyinglog.wire.frames import FrameDecoder, encode_frame, encode_frame_head
 
@@ -46,9 +45,10 @@ STRANGERS_MAX = 16
 """Nodes that are no members by this node's log, and are heard: one change of members makes one, and to a node that gets
 the log anew all others may be."""
 UNKNOWN_CONNECTIONS_MAX = 64
-"""Connections that have not proved who they are; one more is closed at once."""
+"""Connections that have not proved who they are: see `sockets.Strangers`."""
 REFUSAL_TOLD_S = 60.0
 """How long the same reason to refuse a link is not repeated."""
+_UNKNOWN = "unknown"
 _READ_BYTES = 256 << 10
 _WRITE_BYTES = 1 << 20
 _SMALL_MESSAGE_BYTES = 128
@@ -164,7 +164,7 @@ class PeerNetwork:
         self._outboxes: dict[str, Outbox] = {}
         self._up: set[str] = set()
         self._inbound: dict[str, trio.CancelScope] = {}
-        self._unknown = 0
+        self._strangers = Strangers(most=UNKNOWN_CONNECTIONS_MAX, within_s=HANDSHAKE_S_MAX)
         self._told_until: dict[str, float] = {}
         self.versions: dict[str, int] = {}
         """What is spoken on the links to peers."""
@@ -220,6 +220,8 @@ class PeerNetwork:
                 await self._dial(name, address)
             except (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as error:
                 complaint = why_broken(error)
+            except ValueError as error:  # what no resolver can be asked for, told by a node or written into the log
+                complaint = f"{address} can't be dialled: {error}"
             except LanyingError as error:
                 complaint = error.message
             else:
@@ -272,16 +274,13 @@ class PeerNetwork:
     # ------------------------------------------------------------------------------------------------- inbound
     async def _accept(self, stream: trio.SocketStream) -> None:
         """One link that another node dialled; whatever comes on it costs at most this link."""
-        if self._unknown >= UNKNOWN_CONNECTIONS_MAX:
-            await trio.aclose_forcefully(stream)
-            return
-        sender = "unknown"
+        sender = _UNKNOWN
         try:
             async with stream:
                 _tune(stream)
                 link: trio.abc.Stream = stream
                 if self._tls is not None:
-                    with self._stranger():
+                    with self._strangers.one_more():
                         link = await encrypted(stream, self._tls.server, to=None)
                 decoder = FrameDecoder(frame_bytes_max=FRAME_BYTES_MAX)
                 sender = await self._identify(link, decoder)
@@ -291,7 +290,11 @@ class PeerNetwork:
             if self._is_news(error.message):
                 log.warning("link_refused", peer=sender, why=error.message)
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as error:
-            log.info("link_lost", peer=sender, why=why_broken(error))
+            why = why_broken(error)
+            if sender != _UNKNOWN:
+                log.info("link_lost", peer=sender, why=why)
+            elif self._is_news(why):
+                log.warning("link_refused", peer=sender, why=why)
 
     def _is_news(self, why: str) -> bool:
         """Whether to say so: who is refused comes back ten times a second."""
@@ -303,18 +306,8 @@ class PeerNetwork:
         self._told_until[why] = now + REFUSAL_TOLD_S
         return True
 
-    @contextmanager
-    def _stranger(self) -> Iterator[None]:
-        """While it is not known who is at the other end: these are counted, and have so long."""
-        self._unknown += 1
-        try:
-            with trio.fail_after(HANDSHAKE_S_MAX):
-                yield
-        finally:
-            self._unknown -= 1
-
     async def _identify(self, stream: trio.abc.Stream, decoder: FrameDecoder) -> str:
-        with self._stranger():
+        with self._strangers.one_more():
             other = await self._handshake.answer(stream, decoder, departed=self._departed, admit=self._check_welcome)
         self.clients[other.node] = other.client
         self._speakers[other.node] = parse_address("peer", other.peer)

@@ -26,7 +26,7 @@ from typing import Any
 import trio
 
 from lanyinglog.config import Limits as NodeLimits
-from lanyinglog.config import parse_address, parse_node_id
+from lanyinglog.config import check_host, parse_address, parse_node_id
 from lanyinglog.errors import BadRequest, BadTopic, Busy, ConfigError, LanyingError, NoLeader, ShuttingDown, UnknownLog
 from lanyinglog.machine.producers import WINDOW
 from lanyinglog.record import parse_batch
@@ -483,6 +483,10 @@ def _next_seq(service: LogService, start: Start) -> int:
 
 def _checked_member(add: MemberAdd) -> tuple[str, str]:
     try:
-        return parse_node_id("node", add.node), str(parse_address("peer", add.peer))
+        address = parse_address("peer", add.peer)
+        check_host("peer", address)
+        if address.is_wildcard or address.port == 0:
+            raise ConfigError(f"peer = {address} is no address by which a node can be reached from elsewhere")
+        return parse_node_id("node", add.node), str(address)
     except ConfigError as error:
         raise BadRequest(error.message) from error

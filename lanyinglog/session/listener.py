@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import structlog
 import trio
 
 from lanyinglog.config import Limits
@@ -14,14 +16,21 @@ from lanyinglog.service import LogService
 from lanyinglog.session.connection import LINGER_S_MAX, NodeIdentity, linger, serve_session
 from lanyinglog.session.hub import Hub
 from lanyinglog.session.poller import Poller
-from lanyinglog.sockets import encrypted
+from lanyinglog.sockets import Strangers, encrypted, why_broken
 from lanyinglog.tls import Tls
 from lanyinglog.wire.messages import Error, to_frame
 
 REFUSALS_MAX = 64
 """Connections that are being told `Busy`; beyond these they are closed without a word."""
+UNPROVEN_MAX = 256
+"""Connections whose TLS handshake is under way: see `sockets.Strangers`. They take no client's place."""
+REFUSAL_TOLD_S = 60.0
+"""It is told so often at most that somebody was turned away."""
 _KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4, "TCP_USER_TIMEOUT": 120_000}
 """Seconds (the last: milliseconds) after which a client whose machine is gone is known to be: 60 + 4 x 15 = 120."""
+
+
+log = structlog.get_logger()
 
 
 @dataclass(slots=True)
@@ -79,17 +88,19 @@ class _Door:
         self._tls = tls
         self._served = served
         self._refused = 0
+        self._strangers = Strangers(most=UNPROVEN_MAX, within_s=limits.handshake_s_max)
+        self._told_at = -math.inf
 
     async def serve(self, stream: trio.SocketStream) -> None:
+        _keep_alive(stream)
+        spoken = await self._secured(stream)
+        if spoken is None:
+            return
         if self._served.connections >= self._limits.connections_max:
-            await self._refuse(stream)
+            await self._refuse(spoken)
             return
         self._served.connections += 1
         try:
-            _keep_alive(stream)
-            spoken = await self._secured(stream)
-            if spoken is None:
-                return
             await serve_session(
                 spoken,
                 self._services,
@@ -102,21 +113,29 @@ class _Door:
             self._served.connections -= 1
 
     async def _secured(self, stream: trio.SocketStream) -> trio.abc.Stream | None:
-        """What to speak on; None if the other end has no certificate to show, or no TLS."""
+        """What to speak on; None if the other end has no certificate to show, or no TLS: it is no client, and takes
+        nobody's place."""
         if self._tls is None:
             return stream
-        with trio.move_on_after(self._limits.handshake_s_max):
-            try:
+        try:
+            with self._strangers.one_more():
                 return await encrypted(stream, self._tls.server, to=None)
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                pass
+        except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as error:
+            self._tell(why_broken(error))
         await trio.aclose_forcefully(stream)
         return None
 
-    async def _refuse(self, stream: trio.SocketStream) -> None:
+    def _tell(self, why: str) -> None:
+        """Why somebody was turned away, now and then: anybody can make it happen, as often as he likes."""
+        now = trio.current_time()
+        if now - self._told_at >= REFUSAL_TOLD_S:
+            self._told_at = now
+            log.warning("client_refused", why=why)
+
+    async def _refuse(self, stream: trio.abc.Stream) -> None:
         self._refused += 1
         try:
-            if self._refused <= REFUSALS_MAX and self._tls is None:
+            if self._refused <= REFUSALS_MAX:
                 error = Busy(f"this node serves {self._limits.connections_max} clients already")
                 with trio.move_on_after(LINGER_S_MAX):
                     await stream.send_all(to_frame(Error.of(error), 0))

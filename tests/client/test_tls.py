@@ -10,7 +10,7 @@ from pathlib import Path
 import anyio
 import pytest
 from certificates import Authority
-from client.loopback import Loopback, loopback
+from client.loopback import LIMITS, Loopback, loopback
 
 import lanyinglog
 from lanyinglog.errors import NotSent, Unavailable
@@ -132,6 +132,21 @@ def test_a_renewed_certificate_is_shown_to_the_next_client(secured: Secured) -> 
     context = client_context(secured.theirs.issue("client"))
     with lanyinglog.sync.connect(secured.cluster.servers, tls=context) as client:
         assert client.publish("a", b"x").seq == 1
+
+
+def test_who_is_silent_before_a_certificate_takes_no_clients_place(secured: Secured) -> None:
+    context = client_context(secured.ours.issue("client"))
+
+    async def main() -> None:
+        host, port = secured.cluster.servers[0].split(":")
+        with anyio.fail_after(20):
+            silent = [await anyio.connect_tcp(host, int(port)) for _ in range(LIMITS.connections_max + 1)]
+            async with lanyinglog.connect(secured.cluster.servers[0], tls=context, timeout=5) as client:
+                assert (await client.publish("a", b"x")).seq == 1
+            for stream in silent:
+                await stream.aclose()
+
+    anyio.run(main)
 
 
 def test_silence_and_junk_cost_their_own_connection(secured: Secured) -> None:

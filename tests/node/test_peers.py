@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -231,6 +232,37 @@ async def test_a_newer_link_replaces_the_older_one() -> None:
 
 
 @pytest.mark.trio
+@pytest.mark.parametrize("host", ["10.0.0.4..lan", ".local", "a" * 64])
+async def test_an_address_that_no_resolver_can_be_asked_for_ends_no_node(host: str) -> None:
+    """It may have come by the log: then every node would end, again at each start."""
+    with trio.fail_after(10), capture_logs() as said:
+        async with cluster(secrets=(None, None)) as (one, two):
+            one.network.set_peers({"n2": two.address, "n4": Address(host, 7520)}, frozenset())
+            one.network.send("n2", Alive(1))
+            while not [each for each in said if each.get("peer") == "n4"]:
+                await trio.testing.wait_all_tasks_blocked(0.01)
+            while not two.heard:
+                one.network.send("n2", Alive(1))
+                await trio.sleep(0.01)
+    assert f"{Address(host, 7520)} can't be dialled" in next(one["why"] for one in said if one.get("peer") == "n4")
+
+
+@pytest.mark.trio
+async def test_who_can_not_speak_tls_is_told_of_once_a_minute(tmp_path: Path) -> None:
+    tls = Tls(Authority(tmp_path).issue("n1", "127.0.0.1"))
+    with trio.fail_after(10), capture_logs() as said:
+        async with cluster(secrets=(None, None), tls=(tls, tls)) as (one, _):
+            for _ in range(5):
+                async with await trio.open_tcp_stream(*one.address) as stream:
+                    await stream.send_all(b"no TLS at all")
+                    with contextlib.suppress(trio.BrokenResourceError):
+                        while await stream.receive_some(4096):
+                            pass
+    assert len([each for each in said if each["event"] == "link_refused" and each["peer"] == "unknown"]) == 1
+    assert not [each for each in said if each["event"] == "link_lost" and each["peer"] == "unknown"]
+
+
+@pytest.mark.trio
 async def test_a_link_that_breaks_under_a_write_is_dialled_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """A paused peer's link is ended by the system while bytes wait in it: that must not end the node (P9)."""
     broken = False
@@ -368,7 +400,7 @@ async def test_bad_input_costs_its_own_link_and_nothing_else(make: Callable[[ran
             one.network.send("n2", Alive(5))
             await two.wait_heard(1)
             assert two.heard[-1] == ("n1", Alive(5))
-            assert two.network._unknown == 0
+            assert len(two.network._strangers) == 0
 
 
 @pytest.mark.trio
