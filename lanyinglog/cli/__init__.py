@@ -31,7 +31,6 @@ import lanyinglog
 from lanyinglog.cli import encryption, output, streams
 from lanyinglog.cli.options import Decorator, option
 from lanyinglog.config import ENVIRONMENT_PREFIX
-from lanyinglog.errors import ConfigError
 
 VERBS = {
     "demo": ("lanyinglog.cli.demo:demo", "See the promises hold: a cluster, real lines, a kill, a subscriber."),
@@ -96,10 +95,7 @@ def _file_option(name: str, words: str) -> Decorator[Any]:
 @_file_option("--tls-ca", "and who signs the nodes'.")
 def program(tls_cert: Path | None, tls_key: Path | None, tls_ca: Path | None) -> None:
     """A Raft-replicated, ordered message log: nothing lost, nothing doubled, nothing reordered."""
-    try:
-        encryption.use(tls_cert, tls_key, tls_ca)
-    except ConfigError as error:
-        raise click.UsageError(error.message) from error
+    encryption.use(tls_cert, tls_key, tls_ca)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

@@ -25,6 +25,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from lanyinglog.cli import encryption
 from lanyinglog.config import CLIENT_PORT, MEMBERS_MAX, PEER_PORT_OFFSET, Address, parse_address, parse_node_id
 from lanyinglog.errors import ConfigError, LanyingError, Outcome
 
@@ -188,6 +189,7 @@ def open_cluster(directory: Path) -> ClusterDirectory:
         raise ConfigError(f"{file} is damaged: {error!r}") from error
     for member in members:
         _write_settings(member, cluster)
+    encryption.go_by(members[0].config_file)
     return cluster
 
 

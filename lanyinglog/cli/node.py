@@ -48,7 +48,7 @@ def _limits(pairs: tuple[str, ...]) -> dict[str, str]:
 @_setting(
     "--secret-file", "secret_file", metavar="FILE", help="What peers must know to be heard; a must beyond loopback."
 )
-@_setting("--tls-cert", "tls_cert", metavar="FILE", help="All ports speak TLS: this node's certificate,")
+@_setting("--tls-cert", "tls_cert", metavar="FILE", help="Client and peer port speak TLS: this node's certificate,")
 @_setting("--tls-key", "tls_key", metavar="FILE", help="its key,")
 @_setting("--tls-ca", "tls_ca", metavar="FILE", help="and who signs the certificates of nodes and clients.")
 @_setting("--heartbeat", "heartbeat_s", metavar="SECONDS", help="[0.1]")

@@ -108,6 +108,7 @@ def _unconnected(peers: Mapping[str, Mapping[str, Any]] | None) -> list[str] | N
 
 
 def _ask_all(addresses: Sequence[Address | None], timeout_s: float) -> list[dict[str, Any] | LanyingError]:
+    encryption.context()  # what is wrong with it is said once, here, and not of each node
     with ThreadPoolExecutor(max_workers=max(1, len(addresses))) as pool:
         return list(pool.map(lambda address: _ask_or_error(address, timeout_s), addresses))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from certificates import Authority
-from real_programs import Result, run
+from real_programs import Cluster, Result, run
 
 from lanyinglog.cli.processes import free_port
 from lanyinglog.tls import TlsFiles
@@ -62,6 +62,22 @@ def test_the_environment_will_do(node: Encrypted) -> None:
     names = ("LANYINGLOG_TLS_CERT", "LANYINGLOG_TLS_KEY", "LANYINGLOG_TLS_CA")
     environment = dict(zip(names, map(str, node.client.paths), strict=True))
     assert run("status", "--server", node.server, environment=environment).code == 0
+
+
+def test_a_local_cluster_without_tls_does_not_care_what_others_have(node: Encrypted, cluster: Cluster) -> None:
+    names = ("LANYINGLOG_TLS_CERT", "LANYINGLOG_TLS_KEY", "LANYINGLOG_TLS_CA")
+    environment = dict(zip(names, map(str, node.client.paths), strict=True))
+    for verb in (("cluster", "status"), ("cluster", "start"), ("publish", "a", "x"), ("doctor",)):
+        done = run(*verb, "--dir", str(cluster.directory), environment=environment)
+        assert done.code == 0, (verb, done.err)
+
+
+def test_a_nodes_own_variables_are_its_own(node: Encrypted, tmp_path: Path) -> None:
+    """One of the three may be in the environment and the others in its file."""
+    file = tmp_path / "node.toml"
+    file.write_text(f"node = 'n1'\ndata = 'd'\ntls_cert = '{node.client.cert}'\ntls_ca = '{node.client.ca}'\n")
+    refused = run("node", "--config", str(file), environment={"LANYINGLOG_TLS_KEY": str(tmp_path / "absent")})
+    assert "absent can't be read" in refused.err + refused.out.decode()
 
 
 @pytest.mark.parametrize(
