@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import anyio
 
-from lanyinglog.client.leader import NO_PROBLEM, Servers
+from lanyinglog.client.leader import NO_PROBLEM, Refusals, Servers
 from lanyinglog.client.link import Link, LinkLost
 from lanyinglog.client.timing import Backoff
 from lanyinglog.config import Address
@@ -72,10 +72,10 @@ async def _ask_in_time(servers: Servers, link: Link, request: Message) -> Messag
 async def _ask_any(servers: Servers, question: Callable[[Servers, Link], Awaitable[T]], timeout: float) -> T:
     """The answer of the first node that gives one. `Unavailable` when time is up."""
     backoff = Backoff(servers.timing)
-    avoid: Address | None = None
+    refusals = Refusals()
     with anyio.move_on_after(timeout):
         while True:
-            link = await servers.open_any(avoid=avoid)
+            link = await servers.open_any(refusals)
             try:
                 return await question(servers, link)
             except BadRequest:
@@ -84,7 +84,7 @@ async def _ask_any(servers: Servers, question: Callable[[Servers, Link], Awaitab
                 servers.last_problem = str(error)
             finally:
                 await link.aclose()
-            avoid = link.address
+            refusals.note(link.address)
             await anyio.sleep(backoff.next_s())
     raise Unavailable(f"no node answered within {timeout:g} s: {servers.last_problem}")
 

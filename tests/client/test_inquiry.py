@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -10,7 +11,10 @@ import pytest
 import trio.testing
 
 from lanyinglog.client.inquiry import list_topics
+from lanyinglog.client.leader import Servers
+from lanyinglog.client.link import Link, LinkLost
 from lanyinglog.client.timing import Timing
+from lanyinglog.config import Address
 from lanyinglog.errors import Unavailable
 from lanyinglog.service import TopicStat
 from lanyinglog.wire.messages import Topics, TopicsReply
@@ -22,14 +26,14 @@ class SlowNode:
     """The servers of a client, and the link to the one there is: a page of one topic after each ``pause_s``."""
 
     log = "main"
-    address = "n1"
+    address: Any = "n1"
     last_problem = ""
 
     def __init__(self, pause_s: float) -> None:
         self.timing = replace(Timing(), silence_s=1.0)
         self.pause_s = pause_s
 
-    async def open_any(self, *, avoid: object) -> SlowNode:
+    async def open_any(self, refusals: object) -> SlowNode:
         return self
 
     async def ask(self, request: Topics) -> TopicsReply:
@@ -50,6 +54,27 @@ def ask(node: Any) -> list[TopicStat]:
 
 def test_the_limit_of_silence_is_for_each_page_of_topics() -> None:
     assert len(ask(SlowNode(0.9))) == PAGES
+
+
+def test_a_question_comes_to_the_healthy_node_behind_two_given_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both break off what they are asked; the third was learnt of."""
+
+    class Node(SlowNode):
+        def __init__(self, address: Address) -> None:
+            super().__init__(0.0)
+            self.address, self.welcome = address, SimpleNamespace(leader_client="127.0.0.1:3")
+
+        async def ask(self, request: Topics) -> TopicsReply:
+            if self.address.port < 3:
+                raise LinkLost(f"{self.address} closed the connection")
+            return await super().ask(request)
+
+    async def open_link(address: Address, *_: object) -> Any:
+        return Node(address)
+
+    monkeypatch.setattr(Link, "open", open_link)
+    given = [Address("127.0.0.1", port) for port in (1, 2)]
+    assert len(ask(Servers(given, log="main", timing=Timing()))) == PAGES
 
 
 def test_a_node_that_is_silent_in_the_middle_of_a_list_is_given_up() -> None:
