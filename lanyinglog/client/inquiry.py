@@ -174,7 +174,7 @@ async def cluster_status(servers: Servers, *, timeout: float) -> list[dict[str, 
         asked |= new
         async with anyio.create_task_group() as tasks:
             for address in new:
-                tasks.start_soon(_ask_one, servers, address, min(timeout, servers.timing.silence_s), answers)
+                tasks.start_soon(_ask_one, servers, address, timeout, answers)
     if not answers:
         raise Unavailable(f"no node answered: {servers.last_problem}")
     rows: dict[str, dict[str, Any]] = {}
@@ -191,7 +191,10 @@ async def _ask_one(servers: Servers, address: Address, timeout: float, answers: 
         try:
             link = await servers.try_open(address)
             if link is not None:
-                answers[address] = await servers.learn_members(link)
+                with anyio.move_on_after(servers.timing.silence_s):
+                    answers[address] = await servers.learn_members(link)
+                    return
+                servers.last_problem = f"{address} was silent for {servers.timing.silence_s:g} s"
         except (LinkLost, LanyingError) as error:
             servers.last_problem = str(error)
         finally:

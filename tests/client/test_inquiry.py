@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +11,7 @@ import anyio
 import pytest
 import trio.testing
 
-from lanyinglog.client.inquiry import list_topics
+from lanyinglog.client.inquiry import cluster_status, list_topics
 from lanyinglog.client.leader import Servers
 from lanyinglog.client.link import Link, LinkLost
 from lanyinglog.client.timing import Timing
@@ -75,6 +76,30 @@ def test_a_question_comes_to_the_healthy_node_behind_two_given_ones(monkeypatch:
     monkeypatch.setattr(Link, "open", open_link)
     given = [Address("127.0.0.1", port) for port in (1, 2)]
     assert len(ask(Servers(given, log="main", timing=Timing()))) == PAGES
+
+
+@pytest.mark.parametrize(("answer_s", "rows"), [(0.9, 1), (1.1, 0)], ids=["slow", "silent"])
+def test_a_status_may_take_its_time_behind_a_connection_that_took_long(answer_s: float, rows: int) -> None:
+    class Far(SlowNode):
+        addresses = (Address("127.0.0.1", 1),)
+
+        async def try_open(self, address: Address) -> Far:
+            await anyio.sleep(3 * 0.5)
+            return self
+
+        async def learn_members(self, link: Far) -> dict[str, object]:
+            await anyio.sleep(answer_s)
+            return {"node": "n1", "role": "leader"}
+
+    async def main() -> list[dict[str, Any]]:
+        return await cluster_status(Far(0.0), timeout=10)  # type: ignore[arg-type]
+
+    run = partial(trio.run, main, clock=trio.testing.MockClock(autojump_threshold=0))
+    if rows:
+        assert run() == [{"node": "n1", "role": "leader"}]
+    else:
+        with pytest.raises(Unavailable, match=r"127\.0\.0\.1:1 was silent for 1 s"):
+            run()
 
 
 def test_a_node_that_is_silent_in_the_middle_of_a_list_is_given_up() -> None:
