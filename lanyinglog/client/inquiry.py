@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import anyio
 
-from lanyinglog.client.leader import NO_PROBLEM, Servers
+from lanyinglog.client.leader import NO_PROBLEM, Refusals, Servers
 from lanyinglog.client.link import Link, LinkLost
 from lanyinglog.client.timing import Backoff
 from lanyinglog.config import Address
@@ -72,10 +72,10 @@ async def _ask_in_time(servers: Servers, link: Link, request: Message) -> Messag
 async def _ask_any(servers: Servers, question: Callable[[Servers, Link], Awaitable[T]], timeout: float) -> T:
     """The answer of the first node that gives one. `Unavailable` when time is up."""
     backoff = Backoff(servers.timing)
-    avoid: Address | None = None
+    refusals = Refusals()
     with anyio.move_on_after(timeout):
         while True:
-            link = await servers.open_any(avoid=avoid)
+            link = await servers.open_any(refusals)
             try:
                 return await question(servers, link)
             except BadRequest:
@@ -84,7 +84,7 @@ async def _ask_any(servers: Servers, question: Callable[[Servers, Link], Awaitab
                 servers.last_problem = str(error)
             finally:
                 await link.aclose()
-            avoid = link.address
+            refusals.note(link.address)
             await anyio.sleep(backoff.next_s())
     raise Unavailable(f"no node answered within {timeout:g} s: {servers.last_problem}")
 
@@ -174,7 +174,7 @@ async def cluster_status(servers: Servers, *, timeout: float) -> list[dict[str, 
         asked |= new
         async with anyio.create_task_group() as tasks:
             for address in new:
-                tasks.start_soon(_ask_one, servers, address, min(timeout, servers.timing.silence_s), answers)
+                tasks.start_soon(_ask_one, servers, address, timeout, answers)
     if not answers:
         raise Unavailable(f"no node answered: {servers.last_problem}")
     rows: dict[str, dict[str, Any]] = {}
@@ -191,7 +191,10 @@ async def _ask_one(servers: Servers, address: Address, timeout: float, answers: 
         try:
             link = await servers.try_open(address)
             if link is not None:
-                answers[address] = await servers.learn_members(link)
+                with anyio.move_on_after(servers.timing.silence_s):
+                    answers[address] = await servers.learn_members(link)
+                    return
+                servers.last_problem = f"{address} was silent for {servers.timing.silence_s:g} s"
         except (LinkLost, LanyingError) as error:
             servers.last_problem = str(error)
         finally:

@@ -28,6 +28,32 @@ SERVERS_MAX = 64
 """Servers a client keeps in mind: a cluster has far fewer, a lying one could name any number."""
 
 
+class Refusals:
+    """Who could not be reached, or would not serve, since a node was last of use: in the order in which that was.
+
+    All are kept: who avoids only the last one is sent to and fro between two that are of no use.
+    """
+
+    def __init__(self) -> None:
+        self._order: dict[Address, None] = {}
+
+    def note(self, address: Address) -> None:
+        """``address`` was of no use; it is the last to be asked again."""
+        self._order.pop(address, None)
+        self._order[address] = None
+
+    def clear(self) -> None:
+        """A node was of use."""
+        self._order.clear()
+
+    def ranks(self, addresses: Sequence[Address]) -> dict[Address, int]:
+        """A rank for each of ``addresses``: 0 for who has refused nothing, then up to who did last. Others are
+        forgotten."""
+        known = set(addresses)
+        self._order = {one: None for one in self._order if one in known}
+        return dict.fromkeys(addresses, 0) | {one: rank for rank, one in enumerate(self._order, 1)}
+
+
 class Servers:
     """The servers of one cluster, as one client knows them."""
 
@@ -132,15 +158,18 @@ class Servers:
             raise
         return search.result()
 
-    async def open_any(self, *, avoid: Address | None = None) -> Link:
-        """A connection to any server, however long it takes: those that the user named first, ``avoid`` last."""
+    async def open_any(self, refusals: Refusals) -> Link:
+        """A connection to any server, however long it takes: those that refused nothing first, and of them those that
+        the user named; then who refused least recently. Takes down who can't be reached."""
         backoff = Backoff(self.timing)
         while True:
-            order = {one: (one == avoid, one not in self.given, random.random()) for one in self.addresses}
+            ranks = refusals.ranks(self.addresses)
+            order = {one: (rank, one not in self.given, random.random()) for one, rank in ranks.items()}
             for address in sorted(order, key=order.__getitem__):
                 link = await self.try_open(address)
                 if link is not None:
                     return link
+                refusals.note(address)
             await anyio.sleep(backoff.next_s())
 
     async def leads(self, link: Link) -> bool:

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import math
 import ssl
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import TypeVar
 
 import anyio
 from anyio.abc import ByteStream
+from anyio.streams.tls import TLSStream
 
 from lanyinglog.client.timing import Timing
 from lanyinglog.config import Address
@@ -31,6 +34,7 @@ SEND_BYTES_MAX = 1 << 18
 a slow network as well, so this is what such a network must take in `Timing.silence_s`."""
 QUICK_S = 0.05
 """A piece that went in so long may be followed by one of twice the size."""
+T = TypeVar("T")
 
 
 class LinkLost(Exception):
@@ -55,17 +59,15 @@ class Link:
 
     @classmethod
     async def open(cls, address: Address, timing: Timing, tls: ssl.SSLContext | None = None) -> Link:
-        """A new connection to ``address``, through ``tls`` if it is given. `LinkLost` if it can't be had within
-        ``timing.connect_s``; an `UnsupportedVersion` if this client is the wrong one for this node."""
-        with anyio.move_on_after(timing.connect_s):
-            link = cls(address, await _open_stream(address, tls))
-            try:
-                link.welcome = await link._greet()
-            except BaseException:
-                await link.aclose()
-                raise
-            return link
-        raise LinkLost(f"{address} did not answer within {timing.connect_s} s")
+        """A new connection to ``address``, through ``tls`` if it is given. `LinkLost` if it can't be had, each step
+        within ``timing.connect_s``; an `UnsupportedVersion` if this client is the wrong one for this node."""
+        link = cls(address, await _open_stream(address, timing, tls))
+        try:
+            link.welcome = await _in_time(f"{address} did not answer", timing, link._greet)
+        except BaseException:
+            await link.aclose()
+            raise
+        return link
 
     async def _greet(self) -> Welcome:
         await self._send_parts(self._protocol.send_in_parts(Hello(client="lanyinglog-python"), 0))
@@ -170,19 +172,34 @@ class Link:
         await anyio.aclose_forcefully(self._stream)
 
 
-async def _open_stream(address: Address, tls: ssl.SSLContext | None) -> ByteStream:
+async def _open_stream(address: Address, timing: Timing, tls: ssl.SSLContext | None) -> ByteStream:
     """A TCP connection, with TLS if there is a context for it; anyio sets TCP_NODELAY on both backends."""
+    connect = partial(anyio.connect_tcp, address.host, address.port)
     try:
-        if tls is None:
-            return await anyio.connect_tcp(address.host, address.port)
-        # An end without TLS's good-bye is an end: what matters is framed and counted.
-        return await anyio.connect_tcp(
-            address.host, address.port, ssl_context=tls, tls_hostname=address.host, tls_standard_compatible=False
-        )
+        stream = await _in_time(f"{address} did not answer", timing, connect)
+        return stream if tls is None else await _encrypt(address, stream, timing, tls)
     except (anyio.EndOfStream, anyio.BrokenResourceError) as error:
         raise LinkLost(f"{address} ended the connection during the TLS handshake") from error
     except (OSError, ValueError) as error:  # the latter for what is no name of a host
         raise LinkLost(f"{address} can't be reached: {error}") from error
+
+
+async def _encrypt(address: Address, stream: ByteStream, timing: Timing, tls: ssl.SSLContext) -> ByteStream:
+    """TLS over ``stream``, which is closed if that fails."""
+    # An end without TLS's good-bye is an end: what matters is framed and counted.
+    wrap = partial(TLSStream.wrap, stream, hostname=address.host, ssl_context=tls, standard_compatible=False)
+    try:
+        return await _in_time(f"{address} did not answer the TLS handshake", timing, wrap)
+    except BaseException:
+        await anyio.aclose_forcefully(stream)
+        raise
+
+
+async def _in_time(problem: str, timing: Timing, step: Callable[[], Awaitable[T]]) -> T:
+    """One step of opening a connection: one round trip. `LinkLost` with ``problem`` if it takes too long."""
+    with anyio.move_on_after(timing.connect_s):
+        return await step()
+    raise LinkLost(f"{problem} within {timing.connect_s:g} s")
 
 
 async def ask_status(link: Link, log: str) -> dict[str, object]:

@@ -20,7 +20,7 @@ from anyio.abc import TaskGroup
 
 from lanyinglog import record
 from lanyinglog.client.cursor import Cursor
-from lanyinglog.client.leader import Servers
+from lanyinglog.client.leader import Refusals, Servers
 from lanyinglog.client.link import Link, LinkLost
 from lanyinglog.client.timing import Backoff
 from lanyinglog.config import Address
@@ -72,7 +72,7 @@ class Subscription:
         self._link: Link | None = None
         self._attempt: _Attempt | None = None  # under way, or failed and not yet told
         self._request = 0
-        self._avoid: Address | None = None
+        self._refusals = Refusals()
         self._troubled_at: float | None = None  # since when no node has been of use
         self._tries = 0  # to connect, since then
         self._spent_bytes = self._spent_messages = 0  # of the credit
@@ -241,11 +241,11 @@ class Subscription:
             if self._tries:
                 await anyio.sleep(self._backoff.next_s())
             self._tries += 1
-            link = await self._servers.open_any(avoid=self._avoid)
+            link = await self._servers.open_any(self._refusals)
             try:
                 await self._subscribe(link)
             except BaseException:
-                self._avoid = link.address
+                self._refusals.note(link.address)
                 await link.aclose()
                 raise
             return
@@ -318,12 +318,13 @@ class Subscription:
         elif not isinstance(message, Pong):
             raise LinkLost(f"{link.address} sent {message.NAME} into a subscription")
         self._troubled_at = None
+        self._refusals.clear()
         self._backoff.reset()
 
     async def _lose_link(self, reason: str) -> None:
         self._servers.last_problem = reason
         if self._link is not None:
-            self._avoid = self._link.address
+            self._refusals.note(self._link.address)
         if self._troubled_at is None:
             self._troubled_at, self._tries = anyio.current_time(), 0
         await self._drop_link()

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """The defaults let writes resume within two seconds after a leader was killed (P9)."""
+    """The defaults let writes resume within two seconds after a leader was killed (P9), and allow for round trips of
+    half a second: the tightest is `silence_s`, which is two and a bit."""
 
     connect_s: float = 0.8
-    """One try to reach one server, hello and welcome included. All servers are tried side by side."""
+    """Each step towards one server, which is one round trip: TCP, TLS if there is any, hello and welcome. One that does
+    not answer at all fails at its first step, however many there are. All servers are tried side by side."""
     head_start_s: float = 0.1
     """The server believed to be the leader is asked alone for so long."""
     silence_s: float = 1.2

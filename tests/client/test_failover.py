@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import anyio
 import pytest
 import trio
-from client.loopback import QUICK, Loopback, cutting
+from client.loopback import QUICK, Loopback, cutting, loopback
 from client.test_client import connect, go, read_all
 
 import lanyinglog
@@ -247,6 +248,28 @@ def test_a_subscription_leaves_a_node_that_is_cut_off_from_the_others(
                 assert str(messages.server) != lone.address
 
     go(backend, main)
+
+
+@pytest.mark.parametrize("given", [(3, 4), (3, 4, 2)], ids=["only those", "and a healthy one"])
+def test_a_subscription_leaves_two_given_nodes_that_are_cut_off_from_the_others(
+    given: tuple[int, ...], backend: str
+) -> None:
+    """Neither for the other, again and again: for the majority, which it learnt of from them."""
+
+    async def main(five: Loopback) -> None:
+        async with connect(five) as client:
+            await client.publish("t", b"1")
+            for place in (3, 4):
+                five.do(five.cut_off, place)
+            await client.publish("t", b"2")
+            before = sum(proxy.connections for proxy in five.proxies)
+            async with connect(five, *given) as reader, reader.subscribe("t", start="first") as messages:
+                assert [(await anext(messages)).payload for _ in range(2)] == [b"1", b"2"]
+            tries = sum(proxy.connections for proxy in five.proxies) - before
+            assert tries <= 3, "one gives what it has, the other refuses"
+
+    with loopback(5) as five:
+        go(backend, partial(main, five))
 
 
 def test_where_no_node_hears_a_leader_a_subscription_fails_in_time_and_can_go_on(three: Loopback, backend: str) -> None:

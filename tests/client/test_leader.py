@@ -10,7 +10,7 @@ from client.loopback import QUICK, Loopback
 from client.test_client import connect, go
 
 from lanyinglog.client import leader
-from lanyinglog.client.leader import SERVERS_MAX, Servers
+from lanyinglog.client.leader import SERVERS_MAX, Refusals, Servers
 from lanyinglog.client.link import Link, LinkLost
 from lanyinglog.config import Address
 
@@ -67,6 +67,43 @@ def test_what_the_user_named_is_never_forgotten() -> None:
     servers = Servers(named, log="main", timing=QUICK)
     assert servers.learn("127.0.0.1:100") is None
     assert servers.addresses == named
+
+
+async def asked(servers: Servers, refusals: Refusals, *, down: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> int:
+    """Who is asked next where the servers ``down`` can't be reached; it is of no use either."""
+
+    async def open_link(address: Address, *_: object) -> Any:
+        if address.port in down:
+            raise LinkLost(f"{address} can't be reached")
+        return SimpleNamespace(welcome=SimpleNamespace(leader_client=None), address=address)
+
+    monkeypatch.setattr(Link, "open", open_link)
+    link = await servers.open_any(refusals)
+    refusals.note(link.address)
+    return link.address.port
+
+
+def test_who_refused_or_failed_is_asked_again_when_all_have(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        servers, refusals = Servers([at(1), at(2)], log="main", timing=QUICK), Refusals()
+        learn(servers, 3, 4)
+        order = [await asked(servers, refusals, down=(2,), monkeypatch=monkeypatch) for _ in range(3)]
+        assert (order[0], set(order)) == (1, {1, 3, 4}), "the user named 1 and 2, which is down"
+        again = [await asked(servers, refusals, down=(), monkeypatch=monkeypatch) for _ in range(8)]
+        assert again[:4] == again[4:] and set(again) == {1, 2, 3, 4}, "in turn"
+        assert [port for port in again[:4] if port != 2] == order
+        refusals.clear()
+        assert {await asked(servers, refusals, down=(), monkeypatch=monkeypatch) for _ in range(2)} == {1, 2}
+
+    go(backend, main)
+
+
+def test_refusals_of_servers_that_are_forgotten_are_forgotten() -> None:
+    refusals = Refusals()
+    for port in (1, 2, 3, 1):
+        refusals.note(at(port))
+    assert refusals.ranks([at(1), at(3), at(4)]) == {at(1): 2, at(3): 1, at(4): 0}
+    assert refusals.ranks([at(2)]) == {at(2): 0}
 
 
 def test_a_client_that_knows_many_dead_servers_follows_the_leader_to_a_new_one(three: Loopback, backend: str) -> None:
