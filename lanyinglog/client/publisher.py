@@ -113,6 +113,7 @@ class Publisher:
         self._pump = Pump(servers, self._outbox, self._producer, self._note)
         self._scope = anyio.CancelScope()
         self._stopped = anyio.Event()
+        self._stopped.set()  # unset while `_run` runs
         self._failure: Exception | None = NotSent("the publisher is not open: use it with `async with`")
         # Why nothing more is taken in: the failure, or that it was closed without one.
         self._refusal: Exception | None = self._failure
@@ -127,7 +128,11 @@ class Publisher:
 
     # ------------------------------------------------------------------------------------------------- life
     async def __aenter__(self) -> Self:
-        self._tasks.start_soon(self._run)
+        try:
+            self._tasks.start_soon(self._run)
+        except RuntimeError as error:  # the client's task group has ended
+            raise NotSent("the client is closed") from error
+        self._stopped = anyio.Event()
         self._failure = self._refusal = None
         return self
 

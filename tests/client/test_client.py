@@ -528,6 +528,31 @@ def test_a_publisher_closed_when_all_is_acknowledged_did_not_fail(cluster: Loopb
     go(backend, main)
 
 
+def test_a_publisher_that_was_never_open_is_closed_at_once(cluster: Loopback, backend: str) -> None:
+    async def main() -> None:
+        async with connect(cluster) as client:
+            publisher = client.publisher()
+            assert publisher._stopped.is_set(), "nothing runs: or else what follows waits for ever"
+            await publisher.aclose()
+            with pytest.raises(NotSent, match="not open"):
+                await publisher.send("t", b"x")
+            async with client.publisher() as another:
+                await another.send("t", b"x")
+
+    go(backend, main)
+
+
+def test_a_publisher_of_a_closed_client_says_so(cluster: Loopback, backend: str) -> None:
+    async def main() -> None:
+        async with connect(cluster) as client:
+            publisher = client.publisher()
+        with pytest.raises(NotSent, match="the client is closed"):
+            await publisher.__aenter__()
+        await publisher.aclose()
+
+    go(backend, main)
+
+
 def test_of_failures_that_come_together_the_one_that_may_be_stored_is_told(cluster: Loopback, backend: str) -> None:
     async def main() -> None:
         async with connect(cluster) as client:
