@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
-from typing import Any, NamedTuple, NoReturn, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, overload
 
 import anyio
 
 from lanyinglog import service
 from lanyinglog.errors import LanyingError, Outcome, OutcomeUnknown
+
+if TYPE_CHECKING:
+    from lanyinglog.client.outbox import Parcel
 
 
 class Ack(NamedTuple):
@@ -76,10 +79,12 @@ class Pending:
 
     Only the event loop's thread settles and waits; any may look at `done`."""
 
-    __slots__ = ("_acks", "_error", "_event", "_left", "count")
+    __slots__ = ("_acks", "_error", "_event", "_left", "count", "queued")
 
     def __init__(self, count: int) -> None:
         self.count = count
+        self.queued: Parcel | None = None
+        """The newest of its parcels that wait in an `outbox`, whose field this is."""
         self._left = count
         self._acks: list[service.Ack] = []
         self._error: LanyingError | None = None

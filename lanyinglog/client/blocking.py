@@ -29,6 +29,7 @@ from lanyinglog.client.outbox import BATCH_BYTES_MAX
 from lanyinglog.client.publisher import BatchMessage
 from lanyinglog.client.timing import Timing
 from lanyinglog.config import CLIENT_PORT
+from lanyinglog.errors import NotSent, OutcomeUnknown
 from lanyinglog.record import MESSAGES_MAX, Message
 from lanyinglog.service import TopicStat
 from lanyinglog.wire.messages import DEFAULT_LOG
@@ -214,7 +215,12 @@ class Pending:
         then it is still on its way."""
         if self._pending.done:
             return self._pending.result()[0]
-        return self._loop.call(partial(_within, timeout, self._pending.wait))
+        try:
+            return self._loop.call(partial(_within, timeout, self._pending.wait))
+        except NotSent as error:
+            if self._pending.done:
+                return self._pending.result()[0]
+            raise OutcomeUnknown(error.message) from error  # the client is just being closed
 
 
 class Publisher:
@@ -234,7 +240,11 @@ class Publisher:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._loop.call(self._publisher.__aexit__, kind, error, trace)
+        try:
+            self._loop.call(self._publisher.__aexit__, kind, error, trace)
+        except NotSent as closed:
+            if error is None:
+                self._publisher.raise_closed(closed)
 
     def send(
         self, topic: str, payload: bytes, *, key: bytes | None = None, headers: Mapping[str, str] | None = None
@@ -260,7 +270,10 @@ class Publisher:
 
     def flush(self) -> None:
         """Returns when everything sent so far is acknowledged; raises the failure that stopped the publisher."""
-        self._loop.call(self._publisher.flush)
+        try:
+            self._loop.call(self._publisher.flush)
+        except NotSent as closed:
+            self._publisher.raise_closed(closed)
 
     @property
     def acknowledged(self) -> int:

@@ -9,6 +9,10 @@ A batch costs the nodes about the same whatever its size, so what compression sh
 what it does not: how much the last batch shrank says how much goes into the next. If that shrinks less, to more than a
 batch may have, it is cut up and encoded again.
 
+What nobody waits for any more is withdrawn, and however much waits, that costs the same: a `Pending` knows its newest
+parcel here, such a parcel the one before it of the same call and the draft it is in. These links are circles: taking a
+draft undoes them, or else what was sent would be kept until the garbage collector comes by.
+
 Adding is safe from any thread (a lock is held for some microseconds), so that the blocking client can fill the outbox
 without a hop to the event loop. Taking belongs to the event loop. Once the outbox is shut, adding raises: what a thread
 adds is either given to who settles it, or refused.
@@ -19,8 +23,8 @@ from __future__ import annotations
 import threading
 import time
 from bisect import bisect_right
-from collections import deque
-from collections.abc import Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain
 from typing import TypeVar
@@ -56,6 +60,8 @@ class Parcel:
     headers: list[Mapping[str, str] | None] | None
     pending: Pending | None
     bytes: int
+    draft: _Draft | None = None  # where it waits, if somebody may withdraw it
+    earlier: Parcel | None = None  # of the same pending
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,8 +101,10 @@ class Outbox:
         self._linger_s = linger_s
         self._compression = compression
         self._lock = threading.Lock()
-        self._closed: deque[_Draft | Batch] = deque()  # full, or whole: to be taken in this order, then ...
+        # Full, or whole: to be taken in this order (a set that has one, so that any may be withdrawn), then ...
+        self._closed: OrderedDict[_Draft | Batch, None] = OrderedDict()
         self._open = _Draft()
+        self._whole: dict[Pending, Batch] = {}  # those of the closed that are whole, by who waits
         self._failure: Exception | None = None  # why nothing more is taken in
         self.messages = 0
         """Messages added and not taken."""
@@ -115,6 +123,8 @@ class Outbox:
             if not self._open.fits(parcel, self._draft_bytes, self._batch_messages):
                 self._close()
             self._open.add(parcel)
+            if parcel.pending is not None:
+                parcel.earlier, parcel.pending.queued = parcel.pending.queued, parcel
             self._count(len(parcel.payloads), parcel.bytes)
             if self._open.bytes >= self._draft_bytes:
                 self._close()
@@ -156,7 +166,8 @@ class Outbox:
         with self._lock:
             self._raise_failure()
             self._close()
-            self._closed.append(batch)
+            self._closed[batch] = None
+            self._whole.update((pending, batch) for pending, _, _ in batch.waiters)
             self._count(batch.count, batch.bytes)
 
     def _raise_failure(self) -> None:
@@ -170,7 +181,7 @@ class Outbox:
 
     def _close(self) -> None:
         if self._open.parcels:
-            self._closed.append(self._open)
+            self._closed[self._open] = None
             self._open = _Draft()
 
     def ready_in(self, *, hurry: bool, company: bool = False) -> float | None:
@@ -191,25 +202,31 @@ class Outbox:
                 self._close()
             if not self._closed:
                 return None
-            first = self._closed.popleft()
+            first, _ = self._closed.popitem(last=False)
             self.messages -= first.count
             self.bytes -= first.bytes
-        return first if isinstance(first, Batch) else self._encode(first)
+            if isinstance(first, Batch):
+                for pending, _, _ in first.waiters:
+                    self._whole.pop(pending, None)
+                return first
+        return self._encode(first)
 
     def _encode(self, draft: _Draft) -> Batch:
         """``draft`` as a batch, or its beginning, if it turns out to be too much for one; what is left is put back."""
         try:
-            batch = encode(draft.parcels, self._compression)
+            batch = encode(list(draft.parcels), self._compression)
         except BadBatch:
             first, *rest = draft.cut(self._batch_bytes, self._batch_messages)
             if not rest:
                 raise
             with self._lock:
                 self._draft_bytes = self._batch_bytes
-                self._closed.extendleft(reversed(rest))
+                for one in reversed(rest):
+                    self._closed[one] = None
+                    self._closed.move_to_end(one, last=False)
                 self.messages += sum(one.count for one in rest)
                 self.bytes += sum(one.bytes for one in rest)
-            return encode(first.parcels, self._compression)
+            return encode(list(first.parcels), self._compression)
         if self._compression != CODEC_NONE:
             fitting = int(SHRINKS_AGAIN * draft.bytes / batch.bytes * self._batch_bytes)
             self._draft_bytes = min(max(fitting, self._batch_bytes), self._plain_bytes_max)
@@ -221,6 +238,7 @@ class Outbox:
             self._close()
             drained = [one if isinstance(one, Batch) else one.unencoded() for one in self._closed]
             self._closed.clear()
+            self._whole.clear()
             self.messages = self.bytes = 0
         return drained
 
@@ -231,21 +249,25 @@ class Outbox:
         return self.drain()
 
     def withdraw(self, pending: Pending) -> int:
-        """Drop all that ``pending`` alone waits for; how many messages that were."""
+        """Drop all that ``pending`` alone waits for; how many messages that were. From the event loop's thread."""
         with self._lock:
             before = self.messages
-            for draft in [*self._closed, self._open]:
-                if isinstance(draft, Batch):
-                    if draft.waits_only(pending):
-                        self._closed.remove(draft)
-                        self._uncount(draft.count, draft.bytes)
-                    continue
-                for parcel in [one for one in draft.parcels if one.pending is pending]:
-                    draft.remove(parcel)
-                    self._uncount(len(parcel.payloads), parcel.bytes)
-                if not draft.parcels and draft is not self._open:
-                    self._closed.remove(draft)
+            batch = self._whole.get(pending)
+            if batch is not None and batch.waits_only(pending):
+                del self._closed[batch], self._whole[pending]
+                self._uncount(batch.count, batch.bytes)
+            parcel, pending.queued = pending.queued, None
+            while parcel is not None:
+                if parcel.draft is not None:
+                    self._drop(parcel, parcel.draft)
+                parcel = parcel.earlier
             return before - self.messages
+
+    def _drop(self, parcel: Parcel, draft: _Draft) -> None:
+        draft.remove(parcel)
+        self._uncount(len(parcel.payloads), parcel.bytes)
+        if not draft.parcels and draft is not self._open:
+            del self._closed[draft]
 
     def _uncount(self, messages: int, size: int) -> None:
         self.messages -= messages
@@ -259,7 +281,7 @@ class _Draft:
     __slots__ = ("bytes", "count", "parcels", "runs", "since", "topic")
 
     def __init__(self) -> None:
-        self.parcels: list[Parcel] = []
+        self.parcels: dict[Parcel, None] = {}  # a set that has an order
         self.count = 0
         self.bytes = 0
         self.runs = 0
@@ -290,7 +312,9 @@ class _Draft:
             self.topic = parcel.topic
         self.count += len(parcel.payloads)
         self.bytes += parcel.bytes
-        self.parcels.append(parcel)
+        self.parcels[parcel] = None
+        if parcel.pending is not None:
+            parcel.draft = self
 
     def cut(self, batch_bytes: int, batch_messages: int) -> list[_Draft]:
         """The same parcels in the same order, as drafts that fit whether they shrink or not; at least one."""
@@ -306,7 +330,8 @@ class _Draft:
         return Batch((), self.count, self.bytes, _waiters(self.parcels))
 
     def remove(self, parcel: Parcel) -> None:
-        self.parcels.remove(parcel)
+        del self.parcels[parcel]
+        parcel.draft = None
         self.count -= len(parcel.payloads)
         self.bytes -= parcel.bytes
 
@@ -387,13 +412,16 @@ def encode(parcels: Sequence[Parcel], compression: int) -> Batch:
     return Batch(tuple(runs), count, size, _waiters(parcels))
 
 
-def _waiters(parcels: Sequence[Parcel]) -> tuple[tuple[Pending, int, int], ...]:
-    """Who waits for which messages of a batch of ``parcels``: see `Batch`."""
+def _waiters(parcels: Iterable[Parcel]) -> tuple[tuple[Pending, int, int], ...]:
+    """Who waits for which messages of a batch of ``parcels``: see `Batch`. They have left the outbox."""
     waiters = []
     count = 0
     for parcel in parcels:
-        if parcel.pending is not None:
-            waiters.append((parcel.pending, count, len(parcel.payloads)))
+        if (pending := parcel.pending) is not None:
+            waiters.append((pending, count, len(parcel.payloads)))
+            if pending.queued is parcel:
+                pending.queued = None
+            parcel.draft = parcel.earlier = None  # what is earlier left before
         count += len(parcel.payloads)
     return tuple(waiters)
 

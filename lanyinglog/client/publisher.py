@@ -25,7 +25,7 @@ from lanyinglog.client.outbox import BATCH_BYTES_MAX, Batch, Outbox, checked_pay
 from lanyinglog.client.producer import WINDOW, Producer, Result
 from lanyinglog.client.pump import Pump
 from lanyinglog.compression import CODECS
-from lanyinglog.errors import BadRequest, LanyingError, NotSent, OutcomeUnknown
+from lanyinglog.errors import BadRequest, LanyingError, NotSent, Outcome, OutcomeUnknown
 from lanyinglog.topics import check_topic
 
 DRAFTS = 2
@@ -113,7 +113,10 @@ class Publisher:
         self._pump = Pump(servers, self._outbox, self._producer, self._note)
         self._scope = anyio.CancelScope()
         self._stopped = anyio.Event()
+        self._stopped.set()  # unset while `_run` runs
         self._failure: Exception | None = NotSent("the publisher is not open: use it with `async with`")
+        # Why nothing more is taken in: the failure, or that it was closed without one.
+        self._refusal: Exception | None = self._failure
         self._settled = 0  # messages, acknowledged or failed
         self._yield_due = False  # a batch was closed: let the pump take it
         self.acknowledged = 0
@@ -125,8 +128,12 @@ class Publisher:
 
     # ------------------------------------------------------------------------------------------------- life
     async def __aenter__(self) -> Self:
-        self._tasks.start_soon(self._run)
-        self._failure = None
+        try:
+            self._tasks.start_soon(self._run)
+        except RuntimeError as error:  # the client's task group has ended
+            raise NotSent("the client is closed") from error
+        self._stopped = anyio.Event()
+        self._failure = self._refusal = None
         return self
 
     async def __aexit__(
@@ -154,16 +161,18 @@ class Publisher:
         except Exception as error:  # a defect: this publisher's owner hears of it, and the client goes on
             self._fail(cause := _cause_of(error), f"the publisher ended: {cause!r}")
         finally:
-            # Also if the client was closed around it: whoever waits must hear of it.
-            self._failure = self._failure or NotSent("the publisher is closed")
-            self._pump.stop(self._failure, "the publisher was closed")
+            # Also if the client was closed around it: whoever waits must hear of it. That it is closed is no failure of
+            # what was sent: what becomes of that is what its batches are settled with (`_note`).
+            self._refusal = self._refusal or NotSent("the publisher is closed")
+            self._pump.stop(self._refusal, "the publisher was closed")
             self._stopped.set()
 
     def _fail(self, failure: Exception, reason: str) -> None:
         """Stop for ``failure``, if it is the first."""
         if self._failure is None:
             self._failure = failure
-            self._pump.stop(failure, reason)
+            self._refusal = self._refusal or failure
+            self._pump.stop(self._refusal, reason)
 
     async def _watch_progress(self) -> None:
         """Gives up when nothing was settled for ``timeout`` although something was due all that time."""
@@ -184,11 +193,23 @@ class Publisher:
     def _note(self, batch: Batch, result: Result) -> None:
         """A batch was settled."""
         self._yield_due = False  # others had their turn
-        self._settled += batch.count
         if isinstance(result, LanyingError):
-            if self._settings.stop_at_failure:
-                self._fail(result, f"a batch before it failed: {result.message}")
+            self._note_failure(result)
+        else:
+            self._note_ack(result)
+        self._settled += batch.count  # last: who sees in another thread that all is settled sees what failed, too
+
+    def _note_failure(self, failure: LanyingError) -> None:
+        if not self._settings.stop_at_failure:
             return
+        if failure.outcome is Outcome.UNKNOWN and isinstance(self._failure, NotSent):
+            # It must not be said that nothing can be stored when that is so of some only (P7).
+            if self._refusal is self._failure:
+                self._refusal = failure
+            self._failure = failure
+        self._fail(failure, f"a batch before it failed: {failure.message}")
+
+    def _note_ack(self, result: service.Ack) -> None:
         last_seq = result.first_seq + result.count - 1
         self.acknowledged += result.count
         self.first_seq = result.first_seq if self.first_seq is None else min(self.first_seq, result.first_seq)
@@ -229,12 +250,13 @@ class Publisher:
         if self._yield_due:
             self._yield_due = False
             await anyio.lowlevel.checkpoint()
-        while self.is_full and self._failure is None:
+        while self.is_full and self._refusal is None:
             await self._pump.wait_progress()
-        self._raise_failure()
+        self._raise_refusal()
 
     async def flush(self) -> None:
-        """Returns when everything sent so far is acknowledged; raises the failure that stopped the publisher."""
+        """Returns when everything sent so far is acknowledged; raises the failure that stopped the publisher, or of
+        what was under way when it was closed: `OutcomeUnknown` if any of that may be stored."""
         until = self._outbox.added
         self._pump.hurry += 1
         self._pump.wake()
@@ -243,16 +265,17 @@ class Publisher:
                 await self._pump.wait_progress()
         finally:
             self._pump.hurry -= 1
-        self._raise_failure()
+        if self._failure is not None:
+            raise_again(self._failure)
 
     @property
     def is_full(self) -> bool:
         """Whether senders have to wait."""
         return self._outbox.bytes >= self._settings.buffer_bytes
 
-    def _raise_failure(self) -> None:
-        if self._failure is not None:
-            raise_again(self._failure)
+    def _raise_refusal(self) -> None:
+        if self._refusal is not None:
+            raise_again(self._refusal)
 
     # ------------------------------------------------------------------ for the client and its blocking twin
     # Safe from any thread; True asks for a wake-up of the pump, on the event loop's thread, if it is sleeping.
@@ -266,17 +289,17 @@ class Publisher:
         pending: Pending | None = None,
     ) -> bool:
         """Queue one message, full or not."""
-        self._raise_failure()
+        self._raise_refusal()
         return self._outbox.add(parcel_of(topic, payload, key, headers, pending))
 
     def add_many(self, topic: str, payloads: Sequence[bytes], pending: Pending | None = None) -> bool:
         """Queue ``payloads``, full or not."""
-        self._raise_failure()
+        self._raise_refusal()
         return self._outbox.extend(check_topic(topic), *checked_payloads(topic, payloads), pending)
 
     def add_whole(self, messages: Sequence[BatchMessage], pending: Pending) -> bool:
         """Queue ``messages`` as one batch of its own (P3). `BadBatch` if it is over a limit."""
-        self._raise_failure()
+        self._raise_refusal()
         parcels = [parcel_of(one.topic, one.payload, one.key, one.headers, None) for one in messages]
         batch = encode(parcels, self._compression)
         self._outbox.add_whole(Batch(batch.runs, batch.count, batch.bytes, ((pending, 0, batch.count),)))
@@ -290,6 +313,14 @@ class Publisher:
             dropped += batch.count
         self._pump.tell_progress()  # there may be room now
         return (NotSent if dropped == pending.count else OutcomeUnknown)(self._too_late())
+
+    def raise_closed(self, error: NotSent) -> None:
+        """For a `flush` that could not begin since the client is closed, as ``error`` says: raises what became of what
+        was sent, or ``error`` if nothing was; returns if all of it is acknowledged."""
+        if self._settled < self._outbox.added:
+            raise OutcomeUnknown(error.message)  # it is just being settled
+        if self._failure is not None or not self._outbox.added:
+            raise_again(self._failure or error)
 
     @property
     def needs_wake(self) -> bool:

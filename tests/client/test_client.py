@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 from client.loopback import QUICK, Loopback
 from memory_service import MemoryTicket
@@ -477,11 +478,91 @@ def test_closing_ends_what_is_under_way(cluster: Loopback, backend: str) -> None
             tasks.start_soon(wait, publisher.flush())
             for _ in range(2):
                 await cluster.wait_submitted()
-        assert sorted(end.__name__ for end in ends) == ["NotSent", "OutcomeUnknown", "OutcomeUnknown"]
+        assert ends == [OutcomeUnknown] * 3
         with pytest.raises(NotSent, match="closed"):
             await publisher.send("t", b"z")
         with pytest.raises(NotSent, match="closed"):
             await client.publish("t", b"z")
+
+    go(backend, main)
+
+
+@pytest.mark.parametrize(
+    ("leader", "expected"), [(0, OutcomeUnknown), (None, NotSent)], ids=["it was sent", "it can't have been sent"]
+)
+def test_flush_of_a_publisher_that_is_closed_meanwhile_says_whether_it_may_be_stored(
+    cluster: Loopback, backend: str, leader: int | None, expected: type[Exception]
+) -> None:
+    async def main() -> None:
+        cluster.log.held = True
+        cluster.lead(leader)
+        ends: list[type[Exception] | None] = []
+        async with connect(cluster) as client:
+            publisher = await client.publisher().__aenter__()
+
+            async def flush() -> None:
+                ends.append(await ending(publisher.flush()))
+
+            pending = await publisher.send("t", b"x")
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(flush)
+                if leader is not None:
+                    await cluster.wait_submitted()
+                await anyio.lowlevel.checkpoint()
+                await publisher.aclose()
+            ends += [await ending(publisher.flush()), await ending(pending), await ending(publisher.send("t", b"y"))]
+        assert ends == [expected, expected, expected, NotSent]
+
+    go(backend, main)
+
+
+def test_a_publisher_closed_when_all_is_acknowledged_did_not_fail(cluster: Loopback, backend: str) -> None:
+    async def main() -> None:
+        async with connect(cluster) as client, client.publisher() as publisher:
+            await (await publisher.send("t", b"x"))
+            await publisher.aclose()
+            await publisher.flush()
+            with pytest.raises(NotSent, match="closed"):
+                await publisher.send("t", b"y")
+
+    go(backend, main)
+
+
+def test_a_publisher_that_was_never_open_is_closed_at_once(cluster: Loopback, backend: str) -> None:
+    async def main() -> None:
+        async with connect(cluster) as client:
+            publisher = client.publisher()
+            assert publisher._stopped.is_set(), "nothing runs: or else what follows waits for ever"
+            await publisher.aclose()
+            with pytest.raises(NotSent, match="not open"):
+                await publisher.send("t", b"x")
+            async with client.publisher() as another:
+                await another.send("t", b"x")
+
+    go(backend, main)
+
+
+def test_a_publisher_of_a_closed_client_says_so(cluster: Loopback, backend: str) -> None:
+    async def main() -> None:
+        async with connect(cluster) as client:
+            publisher = client.publisher()
+        with pytest.raises(NotSent, match="the client is closed"):
+            await publisher.__aenter__()
+        await publisher.aclose()
+
+    go(backend, main)
+
+
+def test_of_failures_that_come_together_the_one_that_may_be_stored_is_told(cluster: Loopback, backend: str) -> None:
+    async def main() -> None:
+        async with connect(cluster) as client:
+            publisher = await client.publisher().__aenter__()
+            for failure in (NotSent("the node was busy"), OutcomeUnknown("it was sent")):
+                publisher._producer._settled.append((Batch((), 1, 1, ()), failure))
+            publisher._pump.deliver()
+            for end in (publisher.flush(), publisher.send("t", b"x")):
+                with pytest.raises(OutcomeUnknown, match="it was sent"):
+                    await end
 
     go(backend, main)
 

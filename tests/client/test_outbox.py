@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import random
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -209,6 +211,61 @@ def test_withdrawing_drops_what_is_still_here(taken: int) -> None:
     assert batch is not None
     assert [message[1] for message in messages_of(batch)] == [b"other"]
     assert (box.take(), box.messages, box.bytes) == (None, 0, 0)
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["oldest first", "newest first"])
+@pytest.mark.parametrize("kind", ["one open batch", "batches of one", "whole batches"])
+def test_withdrawing_looks_at_nothing_else_however_much_waits(kind: str, order: int) -> None:
+    box = outbox(batch_bytes=1 << 20, batch_messages=1 if kind == "batches of one" else 65_536)
+    pendings = [Pending(1) for _ in range(2_000)]
+    for pending in pendings:
+        if kind == "whole batches":
+            box.add_whole(Batch((), 1, 10, ((pending, 0, 1),)))
+        else:
+            box.add(parcel_of("t", b"x", None, None, pending))
+    assert steps_made(lambda: [box.withdraw(pending) for pending in pendings[::order]]) < 50 * len(pendings)
+    assert (box.messages, box.bytes, box.added, box.take()) == (0, 0, 0, None)
+    assert box.ready_in(hurry=True) is None
+
+
+def steps_made(function: Callable[[], object]) -> int:
+    """How many lines, calls and returns of Python it takes: unlike time, the same whatever else the machine does."""
+    events = 0
+
+    def count(*_: Any) -> Any:
+        nonlocal events
+        events += 1
+        return count
+
+    before = sys.gettrace()
+    sys.settrace(count)
+    try:
+        function()
+    finally:
+        sys.settrace(before)
+    return events
+
+
+@pytest.mark.parametrize("waits", [True, False], ids=["somebody waits", "nobody waits"])
+@pytest.mark.parametrize("end", ["take", "drain", "withdraw"])
+def test_what_has_left_is_not_kept_by_the_outbox_nor_by_who_waits(end: str, waits: bool) -> None:
+    box = outbox(batch_messages=10)
+    payload = bytes(1_000)
+    before = sys.getrefcount(payload)
+    pending = Pending(25)
+    gc.disable()
+    try:
+        box.extend("t", *checked_payloads("t", [payload] * 25), pending if waits else None)
+        assert sys.getrefcount(payload) > before
+        ends: dict[str, Callable[[], object]] = {
+            "take": lambda: [box.take() for _ in range(25)],
+            "drain": box.drain,
+            "withdraw": lambda: box.withdraw(pending) or box.drain(),
+        }
+        ends[end]()
+        assert sys.getrefcount(payload) == before
+    finally:
+        gc.enable()
 
 
 def test_a_batch_that_is_not_full_lingers_unless_someone_hurries() -> None:

@@ -21,7 +21,16 @@ import lanyinglog
 import lanyinglog.sync
 from lanyinglog.client import client as twin
 from lanyinglog.client import crossing, publisher, subscription
-from lanyinglog.errors import BadTopic, ConfigError, LanyingError, NotSent, OutcomeUnknown, TooManyTopics, Unavailable
+from lanyinglog.errors import (
+    BadTopic,
+    ConfigError,
+    LanyingError,
+    NotSent,
+    Outcome,
+    OutcomeUnknown,
+    TooManyTopics,
+    Unavailable,
+)
 
 
 @pytest.fixture
@@ -262,6 +271,62 @@ def test_after_the_end_every_call_says_so(client: lanyinglog.sync.Client) -> Non
     for call in calls:
         with pytest.raises(NotSent, match="closed"):
             call()
+
+
+def test_closing_tells_a_publisher_that_what_it_sent_may_be_stored(
+    cluster: Loopback, client: lanyinglog.sync.Client
+) -> None:
+    cluster.log.held = True
+    sender = client.publisher().__enter__()
+    pending = sender.send("t", b"x")
+    ends: list[Exception] = []
+
+    def leave() -> None:
+        try:
+            sender.__exit__(None, None, None)
+        except LanyingError as error:
+            ends.append(error)
+
+    thread = threading.Thread(target=leave)
+    thread.start()
+    assert cluster.submitted.acquire(timeout=10)
+    client.close()
+    thread.join(timeout=5)
+    assert [end.outcome for end in ends] == [Outcome.UNKNOWN]
+    calls: list[Callable[[], object]] = [sender.flush, lambda: sender.__exit__(None, None, None), pending.wait]
+    for call in calls:
+        with pytest.raises(OutcomeUnknown):
+            call()
+    with pytest.raises(NotSent, match="closed"):
+        sender.send("t", b"y")
+
+
+def test_while_the_client_is_being_closed_what_was_sent_is_unknown(
+    cluster: Loopback, client: lanyinglog.sync.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster.log.held = True
+    sender = client.publisher().__enter__()
+    pending = sender.send("t", b"x")
+    with monkeypatch.context() as closing:
+        closing.setattr(client._loop, "_open", False)
+        for call in (sender.flush, pending.wait):
+            with pytest.raises(OutcomeUnknown, match="the client is closed"):
+                call()
+    cluster.do(cluster.log.release)
+    assert pending.wait().seq == 1
+
+
+def test_a_client_closed_when_all_is_acknowledged_leaves_a_publisher_in_peace(client: lanyinglog.sync.Client) -> None:
+    with client.publisher() as sender:
+        sender.send("t", b"x").wait()
+        client.close()
+        sender.flush()
+
+
+def test_a_client_closed_in_the_block_of_a_publisher_does_not_hide_what_ends_it(client: lanyinglog.sync.Client) -> None:
+    with pytest.raises(ValueError, match="mine"), client.publisher():
+        client.close()
+        raise ValueError("mine")
 
 
 def test_a_call_that_comes_over_when_the_loop_begins_none_any_more_is_told_so(backend: str) -> None:
