@@ -4,6 +4,10 @@ A line goes in byte for byte, without its newline; what follows the last newline
 not empty. So ``subscribe --format raw`` gives back the file. Lines are read in blocks and handed on in lists: the work
 for each line is a split. The text ``-`` is all of standard input as one message; it loses a newline at its end, as a
 line does, so the same holds for it.
+
+What is told at the end is what is stored (P7). So whatever ends the input, what was read before is settled first: a
+line that is none, or input that can't be read, costs as long as the cluster takes; Ctrl-C and SIGTERM `SETTLE_S`, and
+a second one of them nothing. What is open even then is told as such.
 """
 
 from __future__ import annotations
@@ -13,8 +17,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from itertools import takewhile
 from pathlib import Path
 from types import FrameType
@@ -28,7 +32,7 @@ from lanyinglog.cli.options import Verb, format_option, option, server_option, t
 from lanyinglog.cli.reach import connect
 from lanyinglog.compression import CODECS
 from lanyinglog.config import Address
-from lanyinglog.errors import BadBatch, BadTopic
+from lanyinglog.errors import BadBatch, BadTopic, LanyingError, Outcome
 from lanyinglog.record import BATCH_BYTES_MAX, MESSAGE_BYTES_MAX, MESSAGES_MAX, pack_headers
 from lanyinglog.topics import check_topic
 
@@ -38,6 +42,8 @@ if TYPE_CHECKING:
 BLOCK_BYTES = 1 << 19
 """Read at a time; from a pipe, what there is. A block of the largest message's size could hold a line that is too
 large, and each line would have to be looked at."""
+SETTLE_S = 2.0
+"""What is on its way when a signal comes gets so long: an election, or 24 MiB of buffer and pipeline."""
 _DASH = Path("-")
 
 
@@ -184,39 +190,62 @@ def _publish_one(
 def _publish_lines(
     publisher: Publisher, send: Callable[[Sequence[bytes]], None], file: Path, room: int, *, form: str
 ) -> int:
-    """Whatever ends it, SIGTERM too, the output says how much is acknowledged."""
+    """Whatever ends it, SIGTERM too, the output says how much is acknowledged, and how much else may be stored."""
     began = time.monotonic()
 
     def tell_ending() -> None:
-        seconds = time.monotonic() - began
-        _print_ending(publisher.acknowledged, publisher.first_seq, publisher.last_seq, seconds, form=form)
+        seconds, unknown = time.monotonic() - began, publisher.unknown
+        _print_ending(publisher.acknowledged, publisher.first_seq, publisher.last_seq, seconds, unknown, form=form)
 
-    try:
-        with _ended_by_sigterm(), _progress(publisher, file) as tell, publisher:
-            try:
-                for lines, read_bytes in read_lines(file, room):
-                    send(lines)
-                    tell(read_bytes)
-            except BadBatch:
-                publisher.flush()  # what is before it is in order
-                raise
-            publisher.flush()
-            tell(0)
-    except BaseException:
+    with _ended_by_sigterm():
         try:
-            tell_ending()
-        except (streams.OutputLost, streams.ReaderGone):
-            streams.give_up_stdout()  # what went wrong before counts more
-        raise
-    tell_ending()
+            with _progress(publisher, file) as tell, publisher:
+                _send_all(publisher, send, read_lines(file, room), tell)
+        except BaseException as error:
+            if isinstance(error, LanyingError) and publisher.unknown:
+                error.outcome = Outcome.UNKNOWN  # of the whole, whatever is known of the batch that failed
+            try:
+                tell_ending()
+            except (streams.OutputLost, streams.ReaderGone):
+                streams.give_up_stdout()  # what went wrong before counts more
+            raise
+        tell_ending()
     return output.OK
+
+
+def _send_all(
+    publisher: Publisher,
+    send: Callable[[Sequence[bytes]], None],
+    blocks: Iterable[tuple[Sequence[bytes], int]],
+    tell: Callable[[int], None],
+) -> None:
+    """Returns when all is acknowledged. What ends it before is raised once what was sent is settled."""
+    try:
+        try:
+            for lines, read_bytes in blocks:
+                send(lines)
+                tell(read_bytes)
+        except (BadBatch, OSError):
+            publisher.flush()  # what is before it is in order
+            raise
+        publisher.flush()
+        tell(0)
+    except (KeyboardInterrupt, SystemExit):
+        with suppress(TimeoutError, LanyingError):  # what is open is told, and the signal counts more
+            publisher.flush_within(SETTLE_S)
+        raise
 
 
 @contextmanager
 def _ended_by_sigterm() -> Iterator[None]:
-    """SIGTERM ends the program as Ctrl-C does, with what there is to tell; a second one at once."""
+    """SIGTERM ends the program as Ctrl-C does, with what there is to tell; a second one without waiting for anything,
+    a third one at once."""
 
     def end(number: int, _frame: FrameType | None) -> None:
+        signal.signal(number, last)
+        raise SystemExit(output.TERMINATED)
+
+    def last(number: int, _frame: FrameType | None) -> None:
         signal.signal(number, signal.SIG_DFL)
         raise SystemExit(output.TERMINATED)
 
@@ -290,18 +319,21 @@ def _too_long(what: str, size: int, room: int, *, ended: bool) -> BadBatch:
 
 
 # ------------------------------------------------------------------------------------------------------------- output
-def _print_ending(acknowledged: int, first_seq: int | None, last_seq: int | None, seconds: float, *, form: str) -> None:
+def _print_ending(
+    acknowledged: int, first_seq: int | None, last_seq: int | None, seconds: float, unknown: int = 0, *, form: str
+) -> None:
     place = "" if last_seq is None else f", seq {first_seq:,}" + ("" if last_seq == first_seq else f" to {last_seq:,}")
     told = f"{acknowledged:,} acknowledged{place}"
+    open_end = f"; {unknown:,} more have an unknown outcome: they may be stored" if unknown else ""
     row = {"acknowledged": acknowledged, "first_seq": first_seq, "last_seq": last_seq, "seconds": round(seconds, 6)}
     try:
         if output.is_table(form):
             rate = f", {acknowledged / seconds:,.0f}/s" if acknowledged > 1 and seconds > 0 else ""
-            click.echo(f"{told}, in {seconds:.3g} s{rate}")
+            click.echo(f"{told}, in {seconds:.3g} s{rate}{open_end}")
         else:
-            output.print_json(row)
+            output.print_json({**row, "unknown": unknown} if unknown else row)
     except streams.OutputLost as error:
-        raise streams.OutputLost(f"{error.message}; {told}") from error
+        raise streams.OutputLost(f"{error.message}; {told}{open_end}") from error
 
 
 @contextmanager

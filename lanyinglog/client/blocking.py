@@ -262,6 +262,15 @@ class Publisher:
         """Returns when everything sent so far is acknowledged; raises the failure that stopped the publisher."""
         self._loop.call(self._publisher.flush)
 
+    def flush_within(self, timeout: float) -> None:
+        """`flush`, for ``timeout`` seconds at most: then `TimeoutError`, and what is left is still on its way."""
+        self._loop.call(partial(_within, timeout, self._publisher.flush))
+
+    @property
+    def unknown(self) -> int:
+        """Messages that were given up and may be stored all the same; final once the ``with`` block is left."""
+        return self._publisher._pump.unknown
+
     @property
     def acknowledged(self) -> int:
         """Messages acknowledged so far."""

@@ -8,13 +8,20 @@ import pty
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from real_programs import Cluster, run
 
 import lanyinglog
+from lanyinglog import cli
+from lanyinglog.errors import NotSent, Outcome
 from lanyinglog.record import MESSAGE_BYTES_MAX, pack_headers
 
+publishing: Any = import_module("lanyinglog.cli.publish")
 ENDING = {"acknowledged", "first_seq", "last_seq", "seconds"}
 
 
@@ -127,4 +134,80 @@ def test_sigterm_ends_it_with_what_was_acknowledged(cluster: Cluster) -> None:
     assert err == b""
     (ending,) = [json.loads(line) for line in out.splitlines()]
     assert set(ending) == ENDING
-    assert ending["acknowledged"] <= 2
+    assert ending["acknowledged"] == 2
+
+
+BLOCK = [b"x" * 99] * 5000
+BLOCKS = 20
+"""Of half a megabyte each: more than a disk has taken when the last of them is handed on."""
+
+
+@pytest.mark.parametrize(
+    ("end", "code"),
+    [
+        pytest.param(lambda: signal.raise_signal(signal.SIGTERM), 143, id="SIGTERM"),
+        pytest.param(lambda: signal.raise_signal(signal.SIGINT), 130, id="Ctrl-C"),
+        pytest.param(lambda: os.read(-1, 1), 1, id="unreadable"),
+    ],
+)
+def test_what_ends_the_input_leaves_nothing_stored_that_is_not_told(
+    cluster: Cluster,
+    end: Callable[[], object],
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def torn(*_: object) -> Iterator[tuple[list[bytes], int]]:
+        yield from [(BLOCK, 0)] * BLOCKS
+        end()
+
+    monkeypatch.setattr(publishing, "read_lines", torn)
+    monkeypatch.setattr(publishing, "SETTLE_S", 30.0)
+    topic = f"torn.{code}"
+    assert cli.run(["publish", topic, "--file", "-", "--server", cluster.server]) == code
+    ending = json.loads(capsys.readouterr().out)
+    assert set(ending) == ENDING
+    assert ending["acknowledged"] == len(BLOCK) * BLOCKS == len(payloads(cluster, topic))
+
+
+class Stuck:
+    """A publisher of a cluster that takes 3 messages, and says nothing about 5."""
+
+    acknowledged, first_seq, last_seq, unknown = 3, 1, 3, 5
+    failure: Exception = TimeoutError()
+
+    def __enter__(self) -> Stuck:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def flush(self) -> None:
+        raise self.failure
+
+    def flush_within(self, timeout: float) -> None:
+        assert timeout == publishing.SETTLE_S
+        self.flush()
+
+
+@pytest.mark.parametrize(("form", "words"), [("json", '"unknown": 5}'), ("table", "5 more have an unknown outcome")])
+def test_what_is_open_when_a_signal_ends_it_is_told_as_such(
+    form: str, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def send(lines: Sequence[bytes]) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(publishing, "read_lines", lambda *_: iter([(BLOCK, 0)]))
+    with pytest.raises(SystemExit) as ended:
+        publishing._publish_lines(cast(Any, Stuck()), send, Path("-"), 100, form=form)
+    assert ended.value.code == 143
+    assert words in capsys.readouterr().out
+
+
+def test_a_failure_is_not_definite_while_others_are_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    publisher = Stuck()
+    publisher.failure = NotSent("refused")
+    monkeypatch.setattr(publishing, "read_lines", lambda *_: iter([(BLOCK, 0)]))
+    with pytest.raises(NotSent) as caught:
+        publishing._publish_lines(cast(Any, publisher), lambda lines: None, Path("-"), 100, form="json")
+    assert caught.value.outcome is Outcome.UNKNOWN
