@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import select
 import signal
 import sys
 import time
@@ -44,6 +45,8 @@ BLOCK_BYTES = 1 << 19
 large, and each line would have to be looked at."""
 SETTLE_S = 2.0
 """What is on its way when a signal comes gets so long: an election, or 24 MiB of buffer and pipeline."""
+_LOOK_MS = 500
+"""Who waits for input looks so often whether there is still somebody to hand it on to."""
 _DASH = Path("-")
 
 
@@ -200,7 +203,7 @@ def _publish_lines(
     with _ended_by_sigterm():
         try:
             with _progress(publisher, file) as tell, publisher:
-                _send_all(publisher, send, read_lines(file, room), tell)
+                _send_all(publisher, send, read_lines(file, room, publisher.raise_failure), tell)
         except BaseException as error:
             if isinstance(error, LanyingError) and publisher.unknown:
                 error.outcome = Outcome.UNKNOWN  # of the whole, whatever is known of the batch that failed
@@ -270,8 +273,15 @@ def _read_payload(room: int) -> bytes:
     return payload
 
 
-def read_lines(file: Path, room: int) -> Iterator[tuple[Sequence[bytes], int]]:
+def _nothing_to_see() -> None:
+    pass
+
+
+def read_lines(
+    file: Path, room: int, look: Callable[[], None] = _nothing_to_see
+) -> Iterator[tuple[Sequence[bytes], int]]:
     """Lists of lines of ``file`` without their newlines, each with the bytes read for it; from a pipe as they come.
+    ``look`` is called now and then while nothing comes; what it raises ends the wait.
 
     Raises `BadBatch` for a line of more than ``room`` bytes, behind those before it, and without looking for its end.
     """
@@ -279,7 +289,7 @@ def read_lines(file: Path, room: int) -> Iterator[tuple[Sequence[bytes], int]]:
     rest: list[bytes] = []  # pieces of a line whose end has not come
     rest_bytes = number = 0
     try:
-        while block := _read(descriptor):
+        while block := _read(descriptor, look):
             *lines, last = block.split(b"\n")
             if lines:
                 lines[0] = b"".join([*rest, lines[0]])
@@ -302,9 +312,16 @@ def read_lines(file: Path, room: int) -> Iterator[tuple[Sequence[bytes], int]]:
             os.close(descriptor)
 
 
-def _read(descriptor: int) -> bytes:
+def _read(descriptor: int, look: Callable[[], None] = _nothing_to_see) -> bytes:
+    """What there is; waits for it, also if another program that has the stream made it non-blocking."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
     try:
-        return os.read(descriptor, BLOCK_BYTES)
+        while True:
+            while not poll.poll(_LOOK_MS):
+                look()
+            with suppress(BlockingIOError):
+                return os.read(descriptor, BLOCK_BYTES)
     except OSError as error:
         if descriptor == streams.STDIN:
             error.filename = "standard input"

@@ -266,6 +266,10 @@ class Publisher:
         """`flush`, for ``timeout`` seconds at most: then `TimeoutError`, and what is left is still on its way."""
         self._loop.call(partial(_within, timeout, self._publisher.flush))
 
+    def raise_failure(self) -> None:
+        """Raises the failure that stopped the publisher, if one did; for who waits for something else meanwhile."""
+        self._publisher._raise_failure()
+
     @property
     def unknown(self) -> int:
         """Messages that were given up and may be stored all the same; final once the ``with`` block is left."""

@@ -137,6 +137,45 @@ def test_sigterm_ends_it_with_what_was_acknowledged(cluster: Cluster) -> None:
     assert ending["acknowledged"] == 2
 
 
+# --------------------------------------------------------------------------------------------- input that is late
+def test_input_that_does_not_block_is_waited_for(cluster: Cluster) -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    command = [sys.executable, "-m", "lanyinglog", "publish", "late", "--server", cluster.server]
+    with (
+        os.fdopen(writing, "wb", buffering=0) as ours,
+        subprocess.Popen(command, stdin=reading, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process,
+    ):
+        os.close(reading)
+        ours.write(b"one\n")
+        with (
+            lanyinglog.sync.connect(cluster.server) as client,
+            client.subscribe("late", start="first") as messages,
+        ):
+            assert messages.next_batch(timeout=30)[0].payload == b"one"
+        ours.write(b"two\n")
+        ours.close()
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (0, b"")
+    assert json.loads(out)["acknowledged"] == 2
+
+
+def test_who_waits_for_input_hears_that_the_cluster_is_gone() -> None:
+    command = [sys.executable, "-m", "lanyinglog", "publish", "dead", "--server", "127.0.0.1:1", "--timeout", "0.5"]
+    streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([*command, "--format", "json"], **cast(Any, streams)) as process:
+        try:
+            assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+            process.stdin.write(b"one\n")
+            process.stdin.flush()
+            assert process.wait(20) == 3  # though the input has not ended
+            assert json.loads(process.stdout.read())["acknowledged"] == 0
+            assert json.loads(process.stderr.read())["error"] == "not_sent"
+        finally:
+            process.kill()
+
+
+# ----------------------------------------------------------------------------------------- an end before the input's
 BLOCK = [b"x" * 99] * 5000
 BLOCKS = 20
 """Of half a megabyte each: more than a disk has taken when the last of them is handed on."""
@@ -180,6 +219,9 @@ class Stuck:
         return self
 
     def __exit__(self, *_: object) -> None:
+        pass
+
+    def raise_failure(self) -> None:
         pass
 
     def flush(self) -> None:
