@@ -25,12 +25,18 @@ def has_quorum(rows: Sequence[Row]) -> bool:
 
 
 def voting(rows: Sequence[Row]) -> list[Row]:
-    """Without learners, and who is no member. As long as nobody tells who belongs, whoever is silent counts as one that
-    votes."""
+    """Without learners, and who is no member; a voter that has no row, for nobody could ask it, as a silent one.
+    As long as nobody tells who belongs, whoever is silent counts as one that votes."""
     members = _members(rows)
     if members:
-        return [row for row in rows if members.get(row["node"]) == "voter"]
+        asked = {row["node"] for row in rows}
+        unasked = sorted(node for node, role in members.items() if role == "voter" and node not in asked)
+        return [row for row in rows if members.get(row["node"]) == "voter"] + list(map(_unasked, unasked))
     return [row for row in rows if row["role"] not in ("learner", "stranger")]
+
+
+def _unasked(node: str) -> Row:
+    return {"node": node, "client": None, "role": UNREACHABLE, "term": None}
 
 
 def _members(rows: Sequence[Row]) -> Mapping[str, str]:
