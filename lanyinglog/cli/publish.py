@@ -26,6 +26,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from lanyinglog.cli import output, streams
 from lanyinglog.cli.json_lines import LINE_BYTES_MAX, Parsed, from_line
@@ -103,6 +104,7 @@ def publish(
     The TEXT - is all of standard input as one message; without TEXT and --file each line of it is one, unless it is a
     terminal. Acknowledged means: on the disks of a majority of the nodes.
     """
+    file, json_file = _not_beaten(text=text, file=file, json_file=json_file)
     _check_usage(topic, text, file, json_file, has_own=key is not None or bool(headers))
     key_bytes = None if key is None else os.fsencode(key)
     if json_file is not None:
@@ -124,6 +126,15 @@ def publish(
                     publisher.send(topic, line, key=key_bytes, headers=headers)
 
         return _publish_lines(publisher, send, file or _DASH, room, form=form)
+
+
+def _not_beaten(*, text: str | None, file: Path | None, json_file: Path | None) -> tuple[Path | None, Path | None]:
+    """``file`` and ``json_file``, without what a variable says if the command line says what to publish."""
+    source = click.get_current_context().get_parameter_source
+    said = {name for name in ("text", "file", "json_file") if source(name) is ParameterSource.COMMANDLINE}
+    if text is None:
+        said.discard("text")
+    return (file if "file" in said or not said else None, json_file if "json_file" in said or not said else None)
 
 
 def _check_usage(

@@ -75,6 +75,14 @@ def test_a_text_and_a_file_are_too_much(what: list[str]) -> None:
     assert "TEXT or a --file" in done.err
 
 
+@pytest.mark.parametrize("variable", ["LANYINGLOG_FILE", "LANYINGLOG_JSON"])
+@pytest.mark.parametrize("what", [["text"], ["--file", "-"]])
+def test_what_the_command_line_publishes_beats_a_variable(cluster: Cluster, variable: str, what: list[str]) -> None:
+    there = {variable: str(Path(__file__))}
+    done = run("publish", "beaten", *what, "--server", cluster.server, stdin=b"one\n", environment=there)
+    assert (done.code, done.rows[-1]["acknowledged"]) == (0, 1), done.err
+
+
 # ------------------------------------------------------------------------------------------------ the largest message
 ROOM = MESSAGE_BYTES_MAX - len("large") - len(b"key") - len(pack_headers({"h": "v"}))
 LABELS = ["--key", "key", "--header", "h=v"]
