@@ -40,8 +40,10 @@ def _unasked(node: str) -> Row:
 
 
 def _members(rows: Sequence[Row]) -> Mapping[str, str]:
-    """Node -> voter or learner, by whoever knows best: the newest term, there the leader, else the furthest."""
-    telling = [row for row in rows if row.get("members") and row["role"] != "stranger"]
+    """Node -> voter or learner, by whoever knows best: the newest term, there the leader, else the furthest. By a
+    stranger only if nobody else says: what it knows may be old."""
+    all_telling = [row for row in rows if row.get("members")]
+    telling = [row for row in all_telling if row["role"] != "stranger"] or all_telling
     if not telling:
         return {}
     best = max(telling, key=lambda row: (row["term"], row["role"] == "leader", row.get("commit") or 0))
