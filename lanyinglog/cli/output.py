@@ -34,8 +34,18 @@ def is_table(form: str) -> bool:
 
 def print_json(row: Row) -> None:
     """One object, one line, at once: whoever reads the pipe sees it now."""
-    sys.stdout.write(json.dumps(row, ensure_ascii=False) + "\n")
+    sys.stdout.write(_json_line(row, sys.stdout.encoding))
     sys.stdout.flush()
+
+
+def _json_line(row: Row, encoding: str | None) -> str:
+    """``row``, with escapes for all that is not ASCII if ``encoding`` can't say it."""
+    line = json.dumps(row, ensure_ascii=False) + "\n"
+    try:
+        line.encode(encoding or "utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(row) + "\n"
+    return line
 
 
 def print_rows(
@@ -136,7 +146,7 @@ def error_row(error: LanyingError) -> dict[str, Any]:
 def print_error(error: LanyingError, *, form: str) -> None:
     """``error`` on standard error."""
     if form == "json":
-        sys.stderr.write(json.dumps(error_row(error), ensure_ascii=False) + "\n")
+        sys.stderr.write(_json_line(error_row(error), sys.stderr.encoding))
         return
     advice = "" if isinstance(error, ConfigError | BadRequest) else f"\n  advice: {error.advice}"
     sys.stderr.write(f"lanyinglog: {error.message}{advice}\n")
@@ -146,7 +156,7 @@ def print_wrong_usage(message: str, usage: str, *, form: str) -> None:
     """A command line that makes no sense, on standard error, and how it may look."""
     if form == "json":
         row = {"error": "usage", "outcome": "definite", "message": message, "advice": f"usage: {usage}"}
-        sys.stderr.write(json.dumps(row, ensure_ascii=False) + "\n")
+        sys.stderr.write(_json_line(row, sys.stderr.encoding))
         return
     sys.stderr.write(f"lanyinglog: {message}\n  usage: {usage}  (more with --help)\n")
 

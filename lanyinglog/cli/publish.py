@@ -4,23 +4,29 @@ A line goes in byte for byte, without its newline; what follows the last newline
 not empty. So ``subscribe --format raw`` gives back the file. Lines are read in blocks and handed on in lists: the work
 for each line is a split. The text ``-`` is all of standard input as one message; it loses a newline at its end, as a
 line does, so the same holds for it.
+
+What is told at the end is what is stored (P7). So whatever ends the input, what was read before is settled first: a
+line that is none, or input that can't be read, costs as long as the cluster takes; Ctrl-C and SIGTERM `SETTLE_S`, and
+a second one of them nothing. What is open even then is told as such.
 """
 
 from __future__ import annotations
 
 import itertools
 import os
+import select
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from itertools import takewhile
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from lanyinglog.cli import output, streams
 from lanyinglog.cli.json_lines import LINE_BYTES_MAX, Parsed, from_line
@@ -28,7 +34,7 @@ from lanyinglog.cli.options import Verb, format_option, option, server_option, t
 from lanyinglog.cli.reach import connect
 from lanyinglog.compression import CODECS
 from lanyinglog.config import Address
-from lanyinglog.errors import BadBatch, BadTopic
+from lanyinglog.errors import BadBatch, BadTopic, LanyingError, Outcome
 from lanyinglog.record import BATCH_BYTES_MAX, MESSAGE_BYTES_MAX, MESSAGES_MAX, pack_headers
 from lanyinglog.topics import check_topic
 
@@ -38,6 +44,10 @@ if TYPE_CHECKING:
 BLOCK_BYTES = 1 << 19
 """Read at a time; from a pipe, what there is. A block of the largest message's size could hold a line that is too
 large, and each line would have to be looked at."""
+SETTLE_S = 2.0
+"""What is on its way when a signal comes gets so long: an election, or 24 MiB of buffer and pipeline."""
+_LOOK_MS = 500
+"""Who waits for input looks so often whether there is still somebody to hand it on to."""
 _DASH = Path("-")
 
 
@@ -94,6 +104,7 @@ def publish(
     The TEXT - is all of standard input as one message; without TEXT and --file each line of it is one, unless it is a
     terminal. Acknowledged means: on the disks of a majority of the nodes.
     """
+    file, json_file = _not_beaten(text=text, file=file, json_file=json_file)
     _check_usage(topic, text, file, json_file, has_own=key is not None or bool(headers))
     key_bytes = None if key is None else os.fsencode(key)
     if json_file is not None:
@@ -115,6 +126,15 @@ def publish(
                     publisher.send(topic, line, key=key_bytes, headers=headers)
 
         return _publish_lines(publisher, send, file or _DASH, room, form=form)
+
+
+def _not_beaten(*, text: str | None, file: Path | None, json_file: Path | None) -> tuple[Path | None, Path | None]:
+    """``file`` and ``json_file``, without what a variable says if the command line says what to publish."""
+    source = click.get_current_context().get_parameter_source
+    said = {name for name in ("text", "file", "json_file") if source(name) is ParameterSource.COMMANDLINE}
+    if text is None:
+        said.discard("text")
+    return (file if "file" in said or not said else None, json_file if "json_file" in said or not said else None)
 
 
 def _check_usage(
@@ -184,39 +204,62 @@ def _publish_one(
 def _publish_lines(
     publisher: Publisher, send: Callable[[Sequence[bytes]], None], file: Path, room: int, *, form: str
 ) -> int:
-    """Whatever ends it, SIGTERM too, the output says how much is acknowledged."""
+    """Whatever ends it, SIGTERM too, the output says how much is acknowledged, and how much else may be stored."""
     began = time.monotonic()
 
     def tell_ending() -> None:
-        seconds = time.monotonic() - began
-        _print_ending(publisher.acknowledged, publisher.first_seq, publisher.last_seq, seconds, form=form)
+        seconds, unknown = time.monotonic() - began, publisher.unknown
+        _print_ending(publisher.acknowledged, publisher.first_seq, publisher.last_seq, seconds, unknown, form=form)
 
-    try:
-        with _ended_by_sigterm(), _progress(publisher, file) as tell, publisher:
-            try:
-                for lines, read_bytes in read_lines(file, room):
-                    send(lines)
-                    tell(read_bytes)
-            except BadBatch:
-                publisher.flush()  # what is before it is in order
-                raise
-            publisher.flush()
-            tell(0)
-    except BaseException:
+    with _ended_by_sigterm():
         try:
-            tell_ending()
-        except (streams.OutputLost, streams.ReaderGone):
-            streams.give_up_stdout()  # what went wrong before counts more
-        raise
-    tell_ending()
+            with _progress(publisher, file) as tell, publisher:
+                _send_all(publisher, send, read_lines(file, room, publisher.raise_failure), tell)
+        except BaseException as error:
+            if isinstance(error, LanyingError) and publisher.unknown:
+                error.outcome = Outcome.UNKNOWN  # of the whole, whatever is known of the batch that failed
+            try:
+                tell_ending()
+            except (streams.OutputLost, streams.ReaderGone):
+                streams.give_up_stdout()  # what went wrong before counts more
+            raise
+        tell_ending()
     return output.OK
+
+
+def _send_all(
+    publisher: Publisher,
+    send: Callable[[Sequence[bytes]], None],
+    blocks: Iterable[tuple[Sequence[bytes], int]],
+    tell: Callable[[int], None],
+) -> None:
+    """Returns when all is acknowledged. What ends it before is raised once what was sent is settled."""
+    try:
+        try:
+            for lines, read_bytes in blocks:
+                send(lines)
+                tell(read_bytes)
+        except (BadBatch, OSError):
+            publisher.flush()  # what is before it is in order
+            raise
+        publisher.flush()
+        tell(0)
+    except (KeyboardInterrupt, SystemExit):
+        with suppress(TimeoutError, LanyingError):  # what is open is told, and the signal counts more
+            publisher.flush_within(SETTLE_S)
+        raise
 
 
 @contextmanager
 def _ended_by_sigterm() -> Iterator[None]:
-    """SIGTERM ends the program as Ctrl-C does, with what there is to tell; a second one at once."""
+    """SIGTERM ends the program as Ctrl-C does, with what there is to tell; a second one without waiting for anything,
+    a third one at once."""
 
     def end(number: int, _frame: FrameType | None) -> None:
+        signal.signal(number, last)
+        raise SystemExit(output.TERMINATED)
+
+    def last(number: int, _frame: FrameType | None) -> None:
         signal.signal(number, signal.SIG_DFL)
         raise SystemExit(output.TERMINATED)
 
@@ -241,8 +284,15 @@ def _read_payload(room: int) -> bytes:
     return payload
 
 
-def read_lines(file: Path, room: int) -> Iterator[tuple[Sequence[bytes], int]]:
+def _nothing_to_see() -> None:
+    pass
+
+
+def read_lines(
+    file: Path, room: int, look: Callable[[], None] = _nothing_to_see
+) -> Iterator[tuple[Sequence[bytes], int]]:
     """Lists of lines of ``file`` without their newlines, each with the bytes read for it; from a pipe as they come.
+    ``look`` is called now and then while nothing comes; what it raises ends the wait.
 
     Raises `BadBatch` for a line of more than ``room`` bytes, behind those before it, and without looking for its end.
     """
@@ -250,7 +300,7 @@ def read_lines(file: Path, room: int) -> Iterator[tuple[Sequence[bytes], int]]:
     rest: list[bytes] = []  # pieces of a line whose end has not come
     rest_bytes = number = 0
     try:
-        while block := _read(descriptor):
+        while block := _read(descriptor, look):
             *lines, last = block.split(b"\n")
             if lines:
                 lines[0] = b"".join([*rest, lines[0]])
@@ -273,9 +323,16 @@ def read_lines(file: Path, room: int) -> Iterator[tuple[Sequence[bytes], int]]:
             os.close(descriptor)
 
 
-def _read(descriptor: int) -> bytes:
+def _read(descriptor: int, look: Callable[[], None] = _nothing_to_see) -> bytes:
+    """What there is; waits for it, also if another program that has the stream made it non-blocking."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
     try:
-        return os.read(descriptor, BLOCK_BYTES)
+        while True:
+            while not poll.poll(_LOOK_MS):
+                look()
+            with suppress(BlockingIOError):
+                return os.read(descriptor, BLOCK_BYTES)
     except OSError as error:
         if descriptor == streams.STDIN:
             error.filename = "standard input"
@@ -290,18 +347,21 @@ def _too_long(what: str, size: int, room: int, *, ended: bool) -> BadBatch:
 
 
 # ------------------------------------------------------------------------------------------------------------- output
-def _print_ending(acknowledged: int, first_seq: int | None, last_seq: int | None, seconds: float, *, form: str) -> None:
+def _print_ending(
+    acknowledged: int, first_seq: int | None, last_seq: int | None, seconds: float, unknown: int = 0, *, form: str
+) -> None:
     place = "" if last_seq is None else f", seq {first_seq:,}" + ("" if last_seq == first_seq else f" to {last_seq:,}")
     told = f"{acknowledged:,} acknowledged{place}"
+    open_end = f"; {unknown:,} more have an unknown outcome: they may be stored" if unknown else ""
     row = {"acknowledged": acknowledged, "first_seq": first_seq, "last_seq": last_seq, "seconds": round(seconds, 6)}
     try:
         if output.is_table(form):
             rate = f", {acknowledged / seconds:,.0f}/s" if acknowledged > 1 and seconds > 0 else ""
-            click.echo(f"{told}, in {seconds:.3g} s{rate}")
+            click.echo(f"{told}, in {seconds:.3g} s{rate}{open_end}")
         else:
-            output.print_json(row)
+            output.print_json({**row, "unknown": unknown} if unknown else row)
     except streams.OutputLost as error:
-        raise streams.OutputLost(f"{error.message}; {told}") from error
+        raise streams.OutputLost(f"{error.message}; {told}{open_end}") from error
 
 
 @contextmanager

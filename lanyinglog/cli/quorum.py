@@ -25,17 +25,25 @@ def has_quorum(rows: Sequence[Row]) -> bool:
 
 
 def voting(rows: Sequence[Row]) -> list[Row]:
-    """Without learners, and who is no member. As long as nobody tells who belongs, whoever is silent counts as one that
-    votes."""
+    """Without learners, and who is no member; a voter that has no row, for nobody could ask it, as a silent one.
+    As long as nobody tells who belongs, whoever is silent counts as one that votes."""
     members = _members(rows)
     if members:
-        return [row for row in rows if members.get(row["node"]) == "voter"]
+        asked = {row["node"] for row in rows}
+        unasked = sorted(node for node, role in members.items() if role == "voter" and node not in asked)
+        return [row for row in rows if members.get(row["node"]) == "voter"] + list(map(_unasked, unasked))
     return [row for row in rows if row["role"] not in ("learner", "stranger")]
 
 
+def _unasked(node: str) -> Row:
+    return {"node": node, "client": None, "role": UNREACHABLE, "term": None}
+
+
 def _members(rows: Sequence[Row]) -> Mapping[str, str]:
-    """Node -> voter or learner, by whoever knows best: the newest term, there the leader, else the furthest."""
-    telling = [row for row in rows if row.get("members") and row["role"] != "stranger"]
+    """Node -> voter or learner, by whoever knows best: the newest term, there the leader, else the furthest. By a
+    stranger only if nobody else says: what it knows may be old."""
+    all_telling = [row for row in rows if row.get("members")]
+    telling = [row for row in all_telling if row["role"] != "stranger"] or all_telling
     if not telling:
         return {}
     best = max(telling, key=lambda row: (row["term"], row["role"] == "leader", row.get("commit") or 0))

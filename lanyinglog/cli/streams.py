@@ -73,8 +73,8 @@ def prepare() -> None:
     """Make the streams what this module says. Once, before anything is opened."""
     _open_closed()
     sys.stdin = sys.stdin or open(STDIN, closefd=False)  # noqa: SIM115
-    sys.stdout = _text(_Output(STDOUT, "w", closefd=False), sys.stdout, errors="strict")
-    sys.stderr = _text(_Errors(STDERR, "w", closefd=False), sys.stderr, errors="backslashreplace")
+    sys.stdout = _text(_Output(STDOUT, "w", closefd=False), sys.stdout)
+    sys.stderr = _text(_Errors(STDERR, "w", closefd=False), sys.stderr)
 
 
 def _open_closed() -> None:
@@ -88,11 +88,13 @@ def _open_closed() -> None:
                 os.close(opened)
 
 
-def _text(raw: io.FileIO, replaced: Any, *, errors: str) -> io.TextIOWrapper:
+def _text(raw: io.FileIO, replaced: Any) -> io.TextIOWrapper:
+    """What the encoding can't say is escaped: a topic's name is no reason to fail."""
+    errors = getattr(replaced, "errors", None) or "strict"
     return io.TextIOWrapper(
         io.BufferedWriter(raw),
         encoding=getattr(replaced, "encoding", None) or "utf-8",
-        errors=getattr(replaced, "errors", None) or errors,
+        errors="backslashreplace" if errors == "strict" else errors,
         line_buffering=True,
     )
 

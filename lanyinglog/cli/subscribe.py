@@ -6,6 +6,7 @@ JSON: ``seq, timestamp, topic, key, headers, payload``; bytes that are no UTF-8 
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 def _parse_until(_ctx: click.Context, param: click.Parameter, value: str | None) -> str | int | None:
     if value is None or value == "last":
         return value
-    if value.isascii() and value.isdigit() and 1 <= int(value) < 1 << 63:
+    if re.fullmatch(r"[0-9]{1,19}", value) and 1 <= int(value) < 1 << 63:
         return int(value)
     raise click.BadParameter(f"{value!r} is neither last nor a seq", param=param)
 
@@ -109,7 +110,7 @@ def _terminal_line(message: Message) -> bytes:
     shown = [f"{message.seq:>10}  {_clock(message.timestamp)}  {message.topic}"]
     if message.key is not None:
         shown.append(f"[{_visible(message.key)}]")
-    shown += [f"{name}={_visible(value.encode())}" for name, value in message.headers.items()]
+    shown += [f"{_visible(name.encode())}={_visible(value.encode())}" for name, value in message.headers.items()]
     shown.append(_visible(message.payload))
     return ("  ".join(shown) + "\n").encode(errors="replace")
 

@@ -275,6 +275,19 @@ class Publisher:
         except NotSent as closed:
             self._publisher.raise_closed(closed)
 
+    def flush_within(self, timeout: float) -> None:
+        """`flush`, for ``timeout`` seconds at most: then `TimeoutError`, and what is left is still on its way."""
+        self._loop.call(partial(_within, timeout, self._publisher.flush))
+
+    def raise_failure(self) -> None:
+        """Raises the failure that stopped the publisher, if one did; for who waits for something else meanwhile."""
+        self._publisher.raise_failure()
+
+    @property
+    def unknown(self) -> int:
+        """Messages that were given up and may be stored all the same; final once the ``with`` block is left."""
+        return self._publisher.unknown
+
     @property
     def acknowledged(self) -> int:
         """Messages acknowledged so far."""

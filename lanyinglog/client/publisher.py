@@ -265,13 +265,22 @@ class Publisher:
                 await self._pump.wait_progress()
         finally:
             self._pump.hurry -= 1
-        if self._failure is not None:
-            raise_again(self._failure)
+        self.raise_failure()
 
     @property
     def is_full(self) -> bool:
         """Whether senders have to wait."""
         return self._outbox.bytes >= self._settings.buffer_bytes
+
+    def raise_failure(self) -> None:
+        """Raises the failure that stopped it, if one did."""
+        if self._failure is not None:
+            raise_again(self._failure)
+
+    @property
+    def unknown(self) -> int:
+        """Messages that were given up and may be stored all the same; final once the block is left."""
+        return self._pump.unknown
 
     def _raise_refusal(self) -> None:
         if self._refusal is not None:

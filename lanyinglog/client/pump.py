@@ -24,7 +24,7 @@ from lanyinglog.client.link import SEND_BYTES, Link, LinkLost
 from lanyinglog.client.outbox import Batch, Outbox
 from lanyinglog.client.producer import Advice, Flight, Producer, Result
 from lanyinglog.client.timing import Backoff
-from lanyinglog.errors import LanyingError, NotLeader, UnknownLog
+from lanyinglog.errors import LanyingError, NotLeader, Outcome, UnknownLog
 from lanyinglog.service import Ack
 from lanyinglog.wire.connection import Received
 from lanyinglog.wire.messages import Acked, Error, Ping, Publish
@@ -87,6 +87,8 @@ class Pump:
         """Above 0 nothing lingers: someone waits for all of it."""
         self.sleeping = False
         """The task waits to be woken: a foreign thread that put something into the outbox must call `wake`."""
+        self.unknown = 0
+        """Messages settled that may be stored although nobody acknowledged them (P7)."""
 
     @property
     def is_idle(self) -> bool:
@@ -113,6 +115,8 @@ class Pump:
         settled = self._producer.take_settled()
         for batch, result in settled:
             batch.settle(result)  # first all of these: whatever comes of a callback, nobody waits in vain
+            if isinstance(result, LanyingError) and result.outcome is Outcome.UNKNOWN:
+                self.unknown += batch.count
         for batch, result in settled:
             self._settled(batch, result)
         self.tell_progress()

@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 from real_programs import Cluster, run
 
+from lanyinglog.cli.subscribe import _terminal_line
+from lanyinglog.record import Message
+
 STATUS_KEYS = {
     "node", "pid", "client", "peer", "role", "term", "commit", "applied", "last_seq", "lag", "storage_full",
     "unconnected", "first_seq", "file_bytes", "catch_up",
@@ -171,3 +174,15 @@ def test_a_form_that_was_not_asked_for_is_not_guessed(more: list[str]) -> None:
     done = run("publish", "a", "x", *more)
     assert done.code == 2
     assert done.err.startswith("lanyinglog: ")
+
+
+def test_the_name_of_a_header_does_not_write_over_the_screen() -> None:
+    line = _terminal_line(Message(1, 1_790_000_000_000_000_000, "t", None, {"\x1b[2J": "v"}, b"x"))
+    assert b"\x1b" not in line and rb"\x1b[2J=v" in line
+
+
+@pytest.mark.parametrize("until", ["9" * 5000, "0", "x", "9223372036854775808"])
+def test_an_end_that_is_no_seq_is_wrong_usage(until: str) -> None:
+    done = run("subscribe", "t", "--until", until)
+    assert done.code == 2
+    assert "neither last nor a seq" in done.err

@@ -53,6 +53,13 @@ _MEMBERS = {"n1": "voter", "n2": "voter", "n3": "voter", "n4": "learner"}
 CASES = {
     "all well": (_rows("leader", "follower", "follower"), True, []),
     "one silent of three": (_rows("leader", "follower", "unreachable"), True, ["n3 (127.0.0.1:7422)", "no other may"]),
+    "voters that nobody could ask count": (
+        [{**row, "members": {f"n{i}": "voter" for i in range(1, 6)}} for row in _rows("leader", "follower")]
+        + _rows("leader", "follower", "unreachable")[2:],
+        False, ["2 of 5 nodes answer and 3 are needed", "n4 (address unknown)"]),
+    "only one that left answers": (
+        [_row(4, "stranger", members={"n1": "voter"})],
+        False, ["0 of 1 nodes answer and 1 are needed", "No answer from n1 (address unknown)"]),
     "one silent of five": (
         _rows("leader", "follower", "follower", "follower", "unreachable"), True, ["4 of 5", "1 more may fail"]),
     "a learner does not count": (

@@ -89,6 +89,17 @@ def test_the_reader_of_the_help_may_go_away() -> None:
         assert process.stderr.read() == b""
 
 
+@pytest.mark.parametrize("form", ["json", "table"])
+def test_a_terminal_that_knows_ascii_only_is_no_reason_to_fail(cluster: Cluster, form: str) -> None:
+    run("publish", "订单", "x", "--server", cluster.server)
+    ascii_only = {"PYTHONIOENCODING": "ascii"}
+    done = run("topics", "订单", "--server", cluster.server, "--format", form, environment=ascii_only)
+    assert (done.code, done.err) == (0, "")
+    assert rb"\u8ba2\u5355" in done.out
+    if form == "json":
+        assert done.rows[0]["topic"] == "订单"
+
+
 # ------------------------------------------------------------------------------------------------ who waits for news
 def follow(topic: str, server: str, **streams: Any) -> subprocess.Popen[bytes]:
     command = [*PROGRAM.split(), "subscribe", topic, "--from", "first", "--server", server, "--format", "raw"]

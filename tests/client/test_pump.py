@@ -149,5 +149,6 @@ def test_what_was_made_and_did_not_begin_to_leave_is_known_not_to_be_stored(back
         for pending in others:
             with pytest.raises(NotSent):
                 await pending
+        assert publisher._pump.unknown == 1
 
     go(backend, main)
