@@ -8,9 +8,10 @@ whether they speak TLS: if they do not, nor does the program, whatever the envir
 from __future__ import annotations
 
 import ssl
+import tomllib
 from pathlib import Path
 
-from lanyinglog.config import tls_files
+from lanyinglog.config import TLS_KEYS, tls_files
 from lanyinglog.tls import client_context
 
 _paths: tuple[Path | None, Path | None, Path | None] = (None, None, None)
@@ -35,5 +36,9 @@ def context() -> ssl.SSLContext | None:
 
 def go_by(node_settings: Path) -> None:
     """Connect plainly from here on if the node with these settings does not speak TLS."""
-    if node_settings.exists() and "tls_cert" not in node_settings.read_text(encoding="utf-8", errors="replace"):
+    try:
+        settings = tomllib.loads(node_settings.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return  # the node itself says what is wrong with them
+    if not set(TLS_KEYS) & settings.keys():
         use(None, None, None)

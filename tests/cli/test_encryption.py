@@ -13,6 +13,7 @@ import pytest
 from certificates import Authority
 from real_programs import Cluster, Result, run
 
+from lanyinglog.cli import encryption
 from lanyinglog.cli.processes import free_port
 from lanyinglog.tls import TlsFiles
 
@@ -70,6 +71,29 @@ def test_a_local_cluster_without_tls_does_not_care_what_others_have(node: Encryp
     for verb in (("cluster", "status"), ("cluster", "start"), ("publish", "a", "x"), ("doctor",)):
         done = run(*verb, "--dir", str(cluster.directory), environment=environment)
         assert done.code == 0, (verb, done.err)
+
+
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [
+        pytest.param("node = 'n1'", True, id="without"),
+        pytest.param("# tls_cert = 'n1.pem'\nnode = 'n1'", True, id="in-a-comment-only"),
+        pytest.param("tls_cert = 'n1.pem'", False, id="with"),
+        pytest.param("node = ", False, id="no-settings"),
+        pytest.param(None, False, id="no-file"),
+    ],
+)
+def test_what_a_nodes_settings_say_decides(tmp_path: Path, text: str | None, plain: bool) -> None:
+    files = Authority(tmp_path).issue("client")
+    file = tmp_path / "node.toml"
+    if text is not None:
+        file.write_text(text)
+    encryption.use(*files.paths)
+    try:
+        encryption.go_by(file)
+        assert (encryption.context() is None) == plain
+    finally:
+        encryption.use(None, None, None)
 
 
 def test_a_nodes_own_variables_are_its_own(node: Encrypted, tmp_path: Path) -> None:
